@@ -1,0 +1,3 @@
+//! The `jwks-server` program.
+
+fn main() {}
