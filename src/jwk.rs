@@ -84,11 +84,7 @@ impl Jwk {
     /// Whether they are a point of the curve is for the caller to know: the `key` module, the only
     /// caller outside tests, has them from a checked point.
     pub fn from_coordinates(x: [u8; COORDINATE_LEN], y: [u8; COORDINATE_LEN]) -> Self {
-        Self {
-            x,
-            y,
-            kid: KeyId::of(&x, &y),
-        }
+        Self { x, y, kid: KeyId::of(&x, &y) }
     }
 
     /// The thumbprint of this key.
@@ -213,10 +209,7 @@ mod tests {
     fn a_set_is_never_empty_and_never_repeats_a_kid() {
         let key = rfc7517_key();
         assert_eq!(JwkSet::new(vec![]), Err(JwkSetError::Empty));
-        assert_eq!(
-            JwkSet::new(vec![key, key]),
-            Err(JwkSetError::DuplicateKid(key.kid()))
-        );
+        assert_eq!(JwkSet::new(vec![key, key]), Err(JwkSetError::DuplicateKid(key.kid())));
         assert_eq!(JwkSet::new(vec![key]).unwrap().keys(), [key]);
     }
 

@@ -1,5 +1,7 @@
 //! Publishes an OAuth client's public keys as a JSON Web Key Set, and rotates them.
 
+pub mod assertion;
 pub mod health;
 pub mod jwk;
+pub mod key;
 pub mod snapshot;
