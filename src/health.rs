@@ -3,14 +3,26 @@
 use std::collections::BTreeSet;
 
 use serde::Serialize;
+use serde::ser::{SerializeStruct, Serializer};
 
-/// Whether a valid set is served, and what is degraded meanwhile.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+/// What is degraded while a valid set is served. There is always one: nothing listens before the
+/// first set is there, and none is ever taken away.
+///
+/// Serialises to `{"status":"ready"|"degraded","degraded":[…]}`.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Health {
-    /// Whether there is a set to serve.
-    pub ready: bool,
     /// What does not work as it should although the set is served. Empty when all is well.
     pub degraded: BTreeSet<Degradation>,
+}
+
+impl Serialize for Health {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let status = if self.degraded.is_empty() { "ready" } else { "degraded" };
+        let mut health = serializer.serialize_struct("Health", 2)?;
+        health.serialize_field("status", status)?;
+        health.serialize_field("degraded", &self.degraded)?;
+        health.end()
+    }
 }
 
 /// One thing that is degraded: a stable code for alerts, and the file it is about if there is one.

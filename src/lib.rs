@@ -2,6 +2,7 @@
 
 pub mod assertion;
 pub mod health;
+pub mod http;
 pub mod jwk;
 pub mod key;
 pub mod snapshot;

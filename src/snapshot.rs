@@ -8,10 +8,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use ::http::HeaderValue;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
-use http::HeaderValue;
 use parking_lot::RwLock;
 use sha2::{Digest, Sha256};
 
@@ -56,18 +56,13 @@ pub enum RenderError {
     Serialise(#[source] serde_json::Error),
     /// A header value came out malformed.
     #[error("render a header of the key set")]
-    Header(#[source] http::header::InvalidHeaderValue),
+    Header(#[source] ::http::header::InvalidHeaderValue),
 }
 
 /// A publisher and a reader of one value, which is `initial` until something else is published.
 pub fn channel<T>(initial: T) -> (Publisher<T>, Reader<T>) {
     let slot = Arc::new(RwLock::new(Arc::new(initial)));
-    (
-        Publisher {
-            slot: Arc::clone(&slot),
-        },
-        Reader { slot },
-    )
+    (Publisher { slot: Arc::clone(&slot) }, Reader { slot })
 }
 
 /// The only end of a [`channel`] that can change the value.
@@ -77,6 +72,11 @@ pub struct Publisher<T> {
 }
 
 impl<T: PartialEq> Publisher<T> {
+    /// The value that readers see.
+    pub fn value(&self) -> Arc<T> {
+        Arc::clone(&self.slot.read())
+    }
+
     /// Replaces the value for every reader at once; an equal value is no change.
     ///
     /// Returns whether there was a change.
@@ -104,9 +104,7 @@ impl<T> Reader<T> {
 
 impl<T> Clone for Reader<T> {
     fn clone(&self) -> Self {
-        Self {
-            slot: Arc::clone(&self.slot),
-        }
+        Self { slot: Arc::clone(&self.slot) }
     }
 }
 
@@ -126,11 +124,7 @@ mod tests {
         assert_eq!(snapshot(1, 60).etag, snapshot(1, 61).etag);
         assert_ne!(snapshot(1, 60).etag, snapshot(2, 60).etag);
         assert_eq!(snapshot(1, 61).cache_control, "public, max-age=61");
-        assert!(
-            snapshot(1, 60)
-                .body
-                .starts_with(br#"{"keys":[{"kty":"EC","#)
-        );
+        assert!(snapshot(1, 60).body.starts_with(br#"{"keys":[{"kty":"EC","#));
     }
 
     #[test]
@@ -141,10 +135,6 @@ mod tests {
         assert!(Arc::ptr_eq(&before, &reader.load()));
         assert!(publisher.publish(snapshot(2, 60)));
         assert_eq!(*reader.load(), snapshot(2, 60));
-        assert_eq!(
-            *before,
-            snapshot(1, 60),
-            "a reader keeps the version it has"
-        );
+        assert_eq!(*before, snapshot(1, 60), "a reader keeps the version it has");
     }
 }

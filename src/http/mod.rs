@@ -1,0 +1,181 @@
+//! The HTTP side: [`serve`] accepts connections within [`Limits`], and [`router`] answers.
+//!
+//! HTTP/1.1 and 1.0 in the clear, as an authorization server or the reverse proxy before it speaks.
+//! It knows no manager, store or key: what it serves comes through two [`Reader`]s.
+
+mod answers;
+mod if_none_match;
+mod limits;
+mod stream;
+
+use std::io;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use axum::Router;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use hyper_util::service::TowerToHyperService;
+use rustix::net::sockopt;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+
+pub use self::answers::{KEY_SET_PATH, router};
+pub use self::limits::Limits;
+use self::limits::{MAX_HEAD_BYTES, SEND_BUFFER_BYTES};
+use self::stream::{BoundedStream, Bounds};
+use crate::health::Health;
+use crate::snapshot::{Reader, Snapshot};
+
+/// Serves the newest `snapshot` and `health` to the clients of `listener` until `shutdown`.
+///
+/// Then no connection is accepted any more, idle ones are closed at once, answers that are under way
+/// are finished, and what is left after [`Limits::drain_timeout`] is dropped. Dropping the future
+/// drops every connection.
+pub async fn serve(
+    listener: TcpListener,
+    snapshot: Reader<Snapshot>,
+    health: Reader<Health>,
+    limits: Limits,
+    shutdown: impl Future<Output = ()>,
+) {
+    let max_connections = limits.max_connections;
+    let limits = limits.fit_descriptors();
+    if limits.max_connections < max_connections {
+        tracing::warn!(
+            max_connections = limits.max_connections,
+            "the descriptor limit allows fewer connections"
+        );
+    }
+    let server = Arc::new(Server {
+        http: protocol(),
+        router: TowerToHyperService::new(router(snapshot, health)),
+        bounds: Arc::new(Bounds { limits, crowded: AtomicBool::new(false) }),
+    });
+    let (stop, stopped) = watch::channel(());
+    let mut connections = JoinSet::new();
+    let mut acceptor = Acceptor { listener, failing: false };
+    let mut shutdown = pin!(shutdown);
+    loop {
+        tokio::select! {
+            biased;
+            () = &mut shutdown => break,
+            Some(_) = connections.join_next() => {}
+            stream = acceptor.accept(), if connections.len() < limits.max_connections => {
+                connections.spawn(Arc::clone(&server).converse(stream, stopped.clone()));
+            }
+        }
+        let crowded = connections.len() * 4 >= limits.max_connections * 3;
+        server.bounds.crowded.store(crowded, Ordering::Relaxed);
+    }
+    drop(acceptor);
+    stop.send_replace(());
+    let drained = async { while connections.join_next().await.is_some() {} };
+    if timeout(limits.drain_timeout, drained).await.is_err() {
+        tracing::warn!(connections = connections.len(), "dropping connections that do not end");
+        connections.shutdown().await;
+    }
+}
+
+/// How hyper is to speak. What concerns time is [`BoundedStream`]'s.
+fn protocol() -> http1::Builder {
+    let mut http = http1::Builder::new();
+    http.max_buf_size(MAX_HEAD_BYTES)
+        .header_read_timeout(None)
+        // A client that closes its side after the request is owed the answer all the same.
+        .half_close(true);
+    http
+}
+
+/// What a connection needs.
+#[derive(Debug)]
+struct Server {
+    http: http1::Builder,
+    router: TowerToHyperService<Router>,
+    bounds: Arc<Bounds>,
+}
+
+impl Server {
+    /// Answers the requests of one client until either side has enough, or `stopped` changes.
+    async fn converse(self: Arc<Self>, stream: TcpStream, mut stopped: watch::Receiver<()>) {
+        let io = TokioIo::new(BoundedStream::new(stream, Arc::clone(&self.bounds)));
+        let service = service_fn(|request| answers::answer(self.router.clone(), request));
+        let mut connection = pin!(self.http.serve_connection(io, service));
+        let ended = tokio::select! {
+            // A request that has arrived is answered, even if the signal came first.
+            biased;
+            ended = connection.as_mut() => ended,
+            _ = stopped.changed() => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        };
+        if let Err(error) = ended {
+            tracing::trace!(%error, "connection ended early");
+        }
+    }
+}
+
+/// A listener whose failures neither end nor occupy the server.
+#[derive(Debug)]
+struct Acceptor {
+    listener: TcpListener,
+    /// Whether the last try failed, so that one event tells of many failures.
+    failing: bool,
+}
+
+impl Acceptor {
+    /// The next connection.
+    ///
+    /// The kernel hands some failures of the peer or the network through (`accept(2)`): they concern
+    /// that one connection, which is gone. Others, as when descriptors have run out, last: then the
+    /// next try comes after [`ACCEPT_PAUSE`], or as soon as a connection ends.
+    async fn accept(&mut self) -> TcpStream {
+        loop {
+            match self.listener.accept().await {
+                Ok((stream, _)) => {
+                    self.failing = false;
+                    // Not on the listener: a client may have come before it would be set there. An
+                    // error means that the client has gone, which the first read will tell.
+                    let _ = prepare(&stream);
+                    return stream;
+                }
+                Err(error) if concerns_one_connection(&error) => {}
+                Err(error) => {
+                    if !self.failing {
+                        tracing::error!(%error, "failed to accept connections");
+                    }
+                    self.failing = true;
+                    sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+}
+
+/// Sets the options of an accepted socket.
+fn prepare(stream: &TcpStream) -> rustix::io::Result<()> {
+    // An answer is one write: there is nothing for Nagle's algorithm to wait for.
+    sockopt::set_tcp_nodelay(stream, true)?;
+    sockopt::set_socket_send_buffer_size(stream, SEND_BUFFER_BYTES)
+}
+
+fn concerns_one_connection(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::HostUnreachable
+            | io::ErrorKind::NetworkUnreachable
+            | io::ErrorKind::NetworkDown
+    )
+}
+
+/// Long enough not to spin, short enough that no client notices.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);

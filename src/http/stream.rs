@@ -1,0 +1,261 @@
+//! A TCP stream that bounds its peer in time: [`BoundedStream`].
+//!
+//! hyper's own header timeout covers idle connections too, with the same figure, and takes a new
+//! timer for each request; for writes hyper has none. So this wrapper follows the exchange from the
+//! reads and writes that pass through it, and has one timer for all. The timer is only ever moved
+//! when it fires or when a bound falls before it: a busy connection does not touch it.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use super::limits::{Limits, MAX_LINGER_BYTES};
+
+/// What all connections of a server share.
+#[derive(Debug)]
+pub(super) struct Bounds {
+    /// The bounds in time.
+    pub(super) limits: Limits,
+    /// Whether slots are so few that an idle connection should not keep its own for long.
+    pub(super) crowded: AtomicBool,
+}
+
+/// Where the exchange on a stream stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// The head of a request is awaited until then.
+    Head { until: Instant },
+    /// An answer is being written, and the peer takes it.
+    Answer,
+    /// An answer is being written, and the peer has until then to take all of it.
+    Blocked { until: Instant },
+    /// The kernel has the whole answer; no read has waited since.
+    Answered,
+    /// Between an answer and the next request.
+    Idle { since: Instant },
+    /// Our side is closed; what the peer still sends is discarded until then, or so many bytes.
+    Closing { until: Instant, left: usize },
+}
+
+/// A TCP stream that fails with [`io::ErrorKind::TimedOut`] when its peer exceeds a bound.
+#[derive(Debug)]
+pub(super) struct BoundedStream {
+    stream: TcpStream,
+    bounds: Arc<Bounds>,
+    phase: Phase,
+    /// The last three bytes that were read: whether they end a head tells an idle peer from one that
+    /// has begun another request behind the one that was just answered.
+    tail: [u8; 3],
+    /// Whether the peer may still be sending what was answered already.
+    lingers: bool,
+    timer: Pin<Box<Sleep>>,
+}
+
+impl BoundedStream {
+    /// Bounds `stream`, of which this is the first moment.
+    pub(super) fn new(stream: TcpStream, bounds: Arc<Bounds>) -> Self {
+        let until = Instant::now() + bounds.limits.header_timeout;
+        Self {
+            stream,
+            bounds,
+            phase: Phase::Head { until },
+            tail: [0; 3],
+            lingers: false,
+            timer: Box::pin(sleep_until(until)),
+        }
+    }
+
+    /// Enters `phase`, and sees to it that the timer fires no later than its bound.
+    fn enter(&mut self, phase: Phase, now: Instant) {
+        self.phase = phase;
+        if let Some(due) = self.due(now).filter(|&due| due < self.timer.deadline()) {
+            self.timer.as_mut().reset(due);
+        }
+    }
+
+    fn enter_head(&mut self) {
+        let now = Instant::now();
+        let until = now + self.bounds.limits.header_timeout;
+        self.enter(Phase::Head { until }, now);
+    }
+
+    /// When to look again whether the bound of this phase is exceeded; it is if that is not after
+    /// `now`.
+    fn due(&self, now: Instant) -> Option<Instant> {
+        match self.phase {
+            Phase::Answer | Phase::Answered => None,
+            Phase::Head { until } | Phase::Blocked { until } | Phase::Closing { until, .. } => {
+                Some(until)
+            }
+            Phase::Idle { since } => {
+                // In short steps, since it may get crowded meanwhile.
+                let step = self.bounds.limits.header_timeout.max(Duration::from_millis(1));
+                let mut patience = self.bounds.limits.idle_timeout;
+                if self.bounds.crowded.load(Ordering::Relaxed) {
+                    patience = patience.min(step);
+                }
+                let end = since + patience;
+                Some(if end > now { end.min(now + step) } else { end })
+            }
+        }
+    }
+
+    /// Ready with an error once the bound of this phase is exceeded.
+    fn poll_exceeded(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        loop {
+            ready!(self.timer.as_mut().poll(cx));
+            let now = Instant::now();
+            match self.due(now) {
+                None => return Poll::Pending,
+                Some(due) if due <= now => break,
+                Some(due) => self.timer.as_mut().reset(due),
+            }
+        }
+        if let Phase::Blocked { .. } = self.phase {
+            // The kernel would go on holding the answer for a peer that does not take it.
+            let _ = self.stream.set_zero_linger();
+        }
+        Poll::Ready(io::ErrorKind::TimedOut.into())
+    }
+}
+
+impl BoundedStream {
+    fn on_read(&mut self, bytes: &[u8]) {
+        if bytes.is_empty() {
+            return;
+        }
+        if let Phase::Answered | Phase::Idle { .. } = self.phase {
+            self.enter_head();
+        }
+        for &byte in bytes.iter().skip(bytes.len().saturating_sub(self.tail.len())) {
+            self.tail = [self.tail[1], self.tail[2], byte];
+        }
+    }
+
+    fn on_read_pending(&mut self) {
+        if self.phase != Phase::Answered {
+            return;
+        }
+        if self.tail == *b"\n\r\n" || self.tail.ends_with(b"\n\n") {
+            let now = Instant::now();
+            self.lingers = false;
+            self.enter(Phase::Idle { since: now }, now);
+        } else {
+            self.enter_head();
+        }
+    }
+
+    fn on_write(
+        &mut self,
+        cx: &mut Context<'_>,
+        written: Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<usize>> {
+        self.lingers = true;
+        let blocked = matches!(self.phase, Phase::Blocked { .. });
+        if written.is_ready() {
+            if !blocked {
+                self.phase = Phase::Answer;
+            }
+            return written;
+        }
+        if !blocked {
+            let now = Instant::now();
+            let until = now + self.bounds.limits.write_timeout;
+            self.enter(Phase::Blocked { until }, now);
+        }
+        self.poll_exceeded(cx).map(Err)
+    }
+
+    /// Discards what the peer sends, until it closes its side or a bound is exceeded.
+    fn poll_discard(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut scratch = [0; 4096];
+        while let Phase::Closing { left, .. } = &mut self.phase {
+            let mut buffer = ReadBuf::new(&mut scratch);
+            match Pin::new(&mut self.stream).poll_read(cx, &mut buffer) {
+                Poll::Pending => return self.poll_exceeded(cx).map(drop),
+                Poll::Ready(Err(_)) => break,
+                Poll::Ready(Ok(())) => {
+                    let read = buffer.filled().len();
+                    if read == 0 || read >= *left {
+                        break;
+                    }
+                    *left -= read;
+                }
+            }
+        }
+        Poll::Ready(())
+    }
+}
+
+impl AsyncRead for BoundedStream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        let before = buffer.filled().len();
+        let read = Pin::new(&mut this.stream).poll_read(cx, buffer);
+        if read.is_ready() {
+            this.on_read(&buffer.filled()[before..]);
+            return read;
+        }
+        this.on_read_pending();
+        this.poll_exceeded(cx).map(Err)
+    }
+}
+
+impl AsyncWrite for BoundedStream {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.on_write(cx, written)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
+        self.on_write(cx, written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    /// hyper calls this once all that it had to write is written.
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
+        if let Phase::Answer | Phase::Blocked { .. } = self.phase {
+            self.phase = Phase::Answered;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        if !matches!(this.phase, Phase::Closing { .. }) {
+            ready!(Pin::new(&mut this.stream).poll_shutdown(cx))?;
+            if !this.lingers {
+                return Poll::Ready(Ok(()));
+            }
+            let now = Instant::now();
+            let until = now + this.bounds.limits.linger_timeout;
+            let left = MAX_LINGER_BYTES;
+            this.enter(Phase::Closing { until, left }, now);
+        }
+        this.poll_discard(cx).map(Ok)
+    }
+}

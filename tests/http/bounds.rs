@@ -1,0 +1,188 @@
+//! Invariant 11: every connection is bounded. Each bound has its control: with an hour instead, the
+//! same client is still served when the bounded one is not.
+
+use std::time::Duration;
+
+use jwks_server::http::Limits;
+use tokio::time::{sleep, timeout};
+
+use crate::server::{Client, GET, LAST_GET, LONG, PATIENCE, SHORT, snapshot, start, wide, within};
+
+/// Long after a `SHORT` bound is exceeded. Only controls wait for it, and nothing fails when a
+/// machine is slow.
+const LATER: Duration = SHORT.saturating_mul(3);
+
+fn short_headers() -> Limits {
+    Limits { header_timeout: SHORT, ..wide() }
+}
+
+#[tokio::test]
+async fn headers_complete_within_their_bound() {
+    let (bounded, control) = (start(short_headers()).await, start(wide()).await);
+    for beginning in [
+        "",
+        "G",
+        "\r\n",
+        "PRI * HTTP",
+        "GET /.well-known/jwks.json HTTP/1.1\r\n",
+        "GET /.well-known/jwks.json HTTP/1.1\r\nHost: a\r\nConnection: close\r\n",
+    ] {
+        let mut controlled = control.connect().await;
+        controlled.send(beginning).await;
+        let mut stalled = bounded.connect().await;
+        stalled.send(beginning).await;
+        stalled.closed().await;
+        if let Some(end) = LAST_GET.strip_prefix(beginning.trim_start()) {
+            controlled.send(end).await;
+            controlled.next_answer().await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn bytes_do_not_extend_the_bound_on_headers() {
+    let (bounded, control) = (start(short_headers()).await, start(wide()).await);
+    let (mut trickling, mut controlled) = (bounded.connect().await, control.connect().await);
+    let head = "GET /.well-known/jwks.json HTTP/1.1\r\nHost: a\r\nX: ";
+    trickling.send(head).await;
+    controlled.send(head).await;
+    let closed = async {
+        loop {
+            let mut byte = [0];
+            match trickling.0.try_read(&mut byte) {
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+                end => break end.unwrap_or_default(),
+            }
+            trickling.send("a").await;
+            controlled.send("a").await;
+            sleep(SHORT / 10).await;
+        }
+    };
+    assert_eq!(within(closed).await, 0);
+    controlled.send("\r\n\r\n").await;
+    assert_eq!(controlled.next_answer().await.body.0, snapshot(1, 1).body);
+}
+
+#[tokio::test]
+async fn headers_of_a_later_request_complete_within_their_bound() {
+    let server = start(short_headers()).await;
+    // Behind an answer that was waited for, and in one piece with the request before.
+    let mut waiting = server.connect().await;
+    waiting.get().await;
+    waiting.send("GET / HTTP/1.1\r\n").await;
+    let mut pipelining = server.connect().await;
+    pipelining.send([GET, "GET / HTTP/1.1\r\n"].concat()).await;
+    pipelining.next_answer().await;
+    waiting.closed().await;
+    pipelining.closed().await;
+}
+
+#[tokio::test]
+async fn an_idle_connection_has_its_own_bound() {
+    let patient = start(short_headers()).await;
+    let mut idle = patient.connect().await;
+    idle.get().await;
+    let mut silent = patient.connect().await;
+    silent.closed().await;
+    // The bound on headers is exceeded, counted from the first request.
+    idle.get().await;
+
+    let impatient = start(Limits { idle_timeout: SHORT, ..wide() }).await;
+    let mut idle = impatient.connect().await;
+    idle.get().await;
+    idle.closed().await;
+}
+
+#[tokio::test]
+async fn an_idle_connection_makes_room_when_slots_are_few() {
+    for (max_connections, makes_room) in [(1, true), (2, false)] {
+        let server = start(Limits { max_connections, ..short_headers() }).await;
+        let mut idle = server.connect().await;
+        idle.get().await;
+        if makes_room {
+            idle.closed().await;
+        } else {
+            sleep(LATER).await;
+            idle.get().await;
+        }
+    }
+}
+
+/// A client that asks for more than the kernel holds for it, and reads none of it.
+async fn stalled(server: &crate::server::Server) -> Client {
+    let mut client = server.connect_narrow().await;
+    client.send(GET).await;
+    // Its answer has begun when the slot is surely taken.
+    within(client.0.readable()).await.unwrap();
+    client
+}
+
+#[tokio::test]
+async fn an_answer_is_taken_within_its_bound() {
+    for (write_timeout, ends) in [(SHORT, true), (LONG, false)] {
+        let mut server = start(Limits { max_connections: 1, write_timeout, ..wide() }).await;
+        server.snapshot.publish(snapshot(1, 2000));
+        let mut client = stalled(&server).await;
+        let mut next = server.connect().await;
+        next.send(LAST_GET).await;
+        let answered = timeout(if ends { PATIENCE } else { LATER }, next.0.readable()).await;
+        assert_eq!(answered.is_ok(), ends);
+        if ends {
+            // Of a client that takes nothing, the kernel keeps nothing either.
+            let rest = client.rest().await;
+            assert_eq!(rest.unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_takes_an_answer_drop_by_drop_is_not_waited_for() {
+    let mut server = start(Limits { write_timeout: SHORT, ..wide() }).await;
+    server.snapshot.publish(snapshot(1, 2000));
+    let client = stalled(&server).await;
+    let reset = async {
+        loop {
+            sleep(SHORT / 10).await;
+            let mut drop = [0; 64];
+            match client.0.try_read(&mut drop) {
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+                Err(error) => break error.kind(),
+                Ok(read) => assert_ne!(read, 0),
+            }
+        }
+    };
+    assert_eq!(within(reset).await, std::io::ErrorKind::ConnectionReset);
+}
+
+#[tokio::test]
+async fn clients_beyond_the_cap_are_served_when_a_slot_is_free() {
+    let server = start(Limits { max_connections: 2, ..wide() }).await;
+    let (mut first, mut second) = (server.connect().await, server.connect().await);
+    first.get().await;
+    second.get().await;
+    let mut third = server.connect().await;
+    third.send(LAST_GET).await;
+    assert!(timeout(LATER, third.0.readable()).await.is_err());
+    drop(first);
+    third.next_answer().await;
+    second.get().await;
+}
+
+#[tokio::test]
+async fn a_flood_of_requests_that_nobody_reads_the_answers_of_is_stopped() {
+    let mut server = start(wide()).await;
+    server.snapshot.publish(snapshot(1, 100));
+    let client = server.connect_narrow().await;
+    // The server stops reading once its answers are not taken, so the client cannot send for ever.
+    let flood = GET.repeat(1000);
+    let mut sent = 0;
+    loop {
+        match timeout(LATER, client.0.writable()).await {
+            Err(_) => break,
+            Ok(writable) => writable.unwrap(),
+        }
+        sent += client.0.try_write(flood.as_bytes()).unwrap_or_default();
+        assert!(sent < 64 << 20, "the server takes everything");
+    }
+    assert_eq!(server.exchange(LAST_GET).await.len(), 1);
+}
