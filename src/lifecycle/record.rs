@@ -1,0 +1,185 @@
+//! What is remembered of one published key: [`Record`] and its [`State`].
+
+use chrono::{DurationRound as _, TimeDelta};
+
+use super::{Policy, Time};
+use crate::jwk::{Jwk, KeyId};
+
+/// What is remembered of one published key. Times are whole seconds, never earlier than the moment
+/// they stand for, so that a duration counted from one is never too short.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record {
+    /// The public half.
+    pub key: Jwk,
+    /// When the record was first made; part of its file name.
+    pub created_at: Time,
+    /// When the serving process first had it in its set. `None`: published to nobody yet.
+    pub published_at: Option<Time>,
+    /// Where the key is in its life.
+    pub state: State,
+}
+
+/// Where a key is in its life; each state holds only what is legal in it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum State {
+    /// Published, never signed with yet.
+    Next {
+        /// When a person asked for its promotion as soon as it is ready.
+        promotion_requested_at: Option<Time>,
+    },
+    /// Signs.
+    Current {
+        /// When it was first seen as the signing key.
+        activated_at: Time,
+    },
+    /// Signs no more, verifies still.
+    Retired {
+        /// When it was first seen as the signing key; `None` if it never signed.
+        activated_at: Option<Time>,
+        /// When it was first seen not to be the signing key any more.
+        retired_at: Time,
+        /// Published at least until then. Only ever moves later.
+        remove_at: Time,
+    },
+    /// Must not verify; the record is a tombstone.
+    Revoked {
+        /// When it was revoked.
+        revoked_at: Time,
+        /// Why, in the words of the person who did it.
+        reason: String,
+    },
+}
+
+impl Record {
+    /// A record for a key that has none yet.
+    pub fn new(key: Jwk, now: Time, state: State) -> Self {
+        Self { key, created_at: whole_second(now), published_at: None, state }
+    }
+
+    /// A record for a key that is to be the next one.
+    pub fn staged(key: Jwk, now: Time, promotion_requested: bool) -> Self {
+        let promotion_requested_at = promotion_requested.then(|| whole_second(now));
+        Self::new(key, now, State::Next { promotion_requested_at })
+    }
+
+    /// The kid of the key.
+    pub fn kid(&self) -> KeyId {
+        self.key.kid()
+    }
+
+    /// The same key, first served at `now` if it was not before.
+    #[must_use]
+    pub fn published(&self, now: Time) -> Self {
+        let published_at = self.published_at.or_else(|| Some(whole_second(now)));
+        Self { published_at, ..self.clone() }
+    }
+
+    /// The same key, signing since `now`.
+    #[must_use]
+    pub fn activated(&self, now: Time) -> Self {
+        self.with(State::Current { activated_at: whole_second(now) })
+    }
+
+    /// The same key, to sign no more from `now` and to be published for `retain_for` from then.
+    #[must_use]
+    pub fn retired(&self, now: Time, policy: &Policy) -> Self {
+        let retired_at = whole_second(now);
+        let remove_at = whole_second(retired_at + policy.retain_for());
+        self.with(State::Retired { activated_at: self.activated_at(), retired_at, remove_at })
+    }
+
+    /// The same key, never to be published again.
+    #[must_use]
+    pub fn revoked(&self, now: Time, reason: &str) -> Self {
+        self.with(State::Revoked { revoked_at: whole_second(now), reason: reason.to_owned() })
+    }
+
+    /// Whether the key must not verify.
+    pub fn is_revoked(&self) -> bool {
+        matches!(self.state, State::Revoked { .. })
+    }
+
+    /// When the key began to sign, if it is the one that signs.
+    pub fn activated_at(&self) -> Option<Time> {
+        match self.state {
+            State::Current { activated_at } => Some(activated_at),
+            _ => None,
+        }
+    }
+
+    /// When the key ceased to sign, if it is retired.
+    pub fn retired_at(&self) -> Option<Time> {
+        match self.state {
+            State::Retired { retired_at, .. } => Some(retired_at),
+            _ => None,
+        }
+    }
+
+    /// Until when the key stays published at least, if it is retired.
+    pub fn remove_at(&self) -> Option<Time> {
+        match self.state {
+            State::Retired { remove_at, .. } => Some(remove_at),
+            _ => None,
+        }
+    }
+
+    /// What becomes of this record when the directory says `found`: that, unless a promise would be
+    /// broken. A revoked key stays revoked, a removal only ever moves later, and a publication that
+    /// happened is not forgotten.
+    #[must_use]
+    pub fn keeping_promises_of(&self, found: &Self) -> Self {
+        if self.is_revoked() && !found.is_revoked() {
+            return self.clone();
+        }
+        let mut kept = found.clone();
+        kept.published_at = found.published_at.or(self.published_at);
+        if let State::Retired { remove_at, .. } = &mut kept.state {
+            *remove_at = (*remove_at).max(self.remove_at().unwrap_or(*remove_at));
+        }
+        kept
+    }
+
+    /// The same key in another state.
+    #[must_use]
+    pub fn with(&self, state: State) -> Self {
+        Self { state, ..self.clone() }
+    }
+}
+
+impl State {
+    /// The word for the state: `next`, `current`, `retired` or `revoked`.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Next { .. } => "next",
+            Self::Current { .. } => "current",
+            Self::Retired { .. } => "retired",
+            Self::Revoked { .. } => "revoked",
+        }
+    }
+}
+
+/// `time`, or the next whole second if it is not one: rounding down would break a promise by up to
+/// a second.
+pub fn whole_second(time: Time) -> Time {
+    match time.duration_trunc(TimeDelta::seconds(1)) {
+        Ok(floor) if floor < time => floor + TimeDelta::seconds(1),
+        Ok(floor) => floor,
+        // Out of the range in which chrono counts nanoseconds, year 2262: left as it is.
+        Err(_) => time,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_written_time_is_never_earlier_than_the_moment_it_stands_for() {
+        let second = chrono::DateTime::from_timestamp(1_795_000_000, 0).unwrap();
+        assert_eq!(whole_second(second), second);
+        assert_eq!(
+            whole_second(second + TimeDelta::nanoseconds(1)),
+            second + TimeDelta::seconds(1)
+        );
+    }
+}

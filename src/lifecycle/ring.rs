@@ -1,0 +1,479 @@
+//! What is known of all keys at one moment: [`KeyRing`], and how a look at the directory ([`Seen`])
+//! changes it.
+//!
+//! This is where the last good state wins: what was promised to a key outlives its file, and a file
+//! that cannot be read takes nothing away.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
+
+use super::{Record, State};
+use crate::jwk::{Jwk, KeyId};
+
+/// What one of the two private key files holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Slot {
+    /// There is no such file.
+    #[default]
+    Missing,
+    /// There is a file, and it could not be read or was refused.
+    Refused,
+    /// A good key, of which this is the public half.
+    Holds(Jwk),
+}
+
+impl Slot {
+    /// The key, if there is a good one.
+    pub fn key(&self) -> Option<Jwk> {
+        match self {
+            Self::Holds(key) => Some(*key),
+            Self::Missing | Self::Refused => None,
+        }
+    }
+}
+
+/// What one look at the directory found.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Seen {
+    /// What `private_key.pem` holds.
+    pub private_key: Slot,
+    /// What `next_key.pem` holds.
+    pub next_key: Slot,
+    /// The records that could be read.
+    pub records: BTreeMap<KeyId, Record>,
+    /// The kids, by file name, of records that are there and are no good.
+    pub refused_records: BTreeSet<KeyId>,
+    /// Those of them that could not even be read.
+    pub unread_records: BTreeSet<KeyId>,
+    /// The dropped files by name, with the key of each that has a good one.
+    pub dropped: BTreeMap<OsString, Option<Jwk>>,
+    /// Whether `records` and `dropped` are all that there is.
+    pub listing: Listing,
+}
+
+/// How the listing of `keys/` went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Listing {
+    /// Every file that is there is known; a directory that is not there has none.
+    #[default]
+    Complete,
+    /// The directory could not be listed, which says nothing about what is in it.
+    Failed,
+}
+
+/// What is known of all keys at one moment.
+#[derive(Debug, Clone, Default)]
+pub struct KeyRing {
+    private_key: Slot,
+    /// What `private_key.pem` held when it could be read last. The records cannot tell two keys
+    /// apart that were activated within one second.
+    last_held: Option<Jwk>,
+    next_key: Slot,
+    records: BTreeMap<KeyId, Record>,
+    /// The kids of records that the directory does not have in this form, because a write failed or
+    /// somebody deleted the file, each with what the directory had then. They are served all the
+    /// same, until the directory has something else again: that is newer.
+    unsaved: BTreeMap<KeyId, Option<Record>>,
+    /// Records of keys whose time is up, where they cannot be deleted: as long as they do not change,
+    /// they count as gone.
+    let_go: BTreeMap<KeyId, Record>,
+    /// Keys whose records are there and could not be read, for want of a descriptor or by a sick
+    /// disk: what they say is not known.
+    unread_records: BTreeSet<KeyId>,
+    /// How the last listing went.
+    listing: Listing,
+    dropped: BTreeMap<OsString, Jwk>,
+}
+
+impl KeyRing {
+    /// Takes in what a look at the directory found. Returns the records whose state somebody else
+    /// has changed, as they were before.
+    pub fn observe(&mut self, seen: Seen) -> Vec<Record> {
+        self.private_key = seen.private_key;
+        self.last_held = self.private_key.key().or(self.last_held);
+        self.next_key = seen.next_key;
+        self.listing = seen.listing;
+        if seen.listing == Listing::Complete {
+            let there =
+                |kid: &KeyId| seen.records.contains_key(kid) || seen.refused_records.contains(kid);
+            for kid in self.records.keys().filter(|kid| !there(kid)) {
+                self.unsaved.insert(*kid, None);
+            }
+        }
+        let mut changed = Vec::new();
+        for (kid, record) in seen.records {
+            if self.let_go.get(&kid) != Some(&record) {
+                self.let_go.remove(&kid);
+                changed.extend(self.observe_record(kid, record));
+            }
+        }
+        self.unread_records = seen.unread_records;
+        if seen.listing == Listing::Complete {
+            let mut before = std::mem::take(&mut self.dropped);
+            self.dropped = seen
+                .dropped
+                .into_iter()
+                .filter_map(|(name, key)| {
+                    // A file that is there and cannot be read keeps the key that it had.
+                    let key = key.or_else(|| before.remove(&name))?;
+                    Some((name, key))
+                })
+                .collect();
+        }
+        changed
+    }
+
+    /// Takes in a record as the directory has it, which is the newest word on it unless that would
+    /// break a promise. Returns what was known before if its state was another.
+    fn observe_record(&mut self, kid: KeyId, found: Record) -> Option<Record> {
+        let Some(known) = self.records.get(&kid) else {
+            self.records.insert(kid, found);
+            return None;
+        };
+        if self.unsaved.get(&kid) == Some(&Some(found.clone())) {
+            // Still what it was when this was decided.
+            return None;
+        }
+        let kept = known.keeping_promises_of(&found);
+        if kept == found {
+            self.unsaved.remove(&kid);
+        } else {
+            self.unsaved.insert(kid, Some(found));
+        }
+        let changed = kept.state != known.state;
+        let before = self.records.insert(kid, kept);
+        before.filter(|_| changed)
+    }
+
+    /// Remembers `record` in place of what was known of its key; it counts as unsaved until
+    /// [`KeyRing::saved`].
+    pub fn remember(&mut self, record: Record) {
+        let kid = record.kid();
+        let before = self.records.insert(kid, record);
+        self.unsaved.entry(kid).or_insert(before);
+    }
+
+    /// Notes that the directory has the record of `kid` as it is here.
+    pub fn saved(&mut self, kid: KeyId) {
+        self.unsaved.remove(&kid);
+    }
+
+    /// Whether the last look saw all that the directory has. Otherwise nothing may be changed: a key
+    /// may have a record, or a tombstone, that is not known yet.
+    pub fn is_complete(&self) -> bool {
+        self.listing == Listing::Complete
+    }
+
+    /// Whether no file has the record of `kid` any more, or has it yet.
+    pub fn is_gone(&self, kid: KeyId) -> bool {
+        self.unsaved.get(&kid) == Some(&None)
+    }
+
+    /// Forgets a key whose time is up although its file stays, since it cannot be deleted.
+    pub fn let_go(&mut self, kid: KeyId) {
+        let Some(record) = self.records.remove(&kid) else { return };
+        let in_the_file = self.unsaved.remove(&kid).unwrap_or(Some(record));
+        self.let_go.extend(in_the_file.map(|record| (kid, record)));
+    }
+
+    /// Forgets the record of `kid`, after its file was removed.
+    pub fn forget(&mut self, kid: KeyId) {
+        self.records.remove(&kid);
+        self.unsaved.remove(&kid);
+    }
+
+    /// Whether the directory lacks the record of `kid` as it is here.
+    pub fn is_unsaved(&self, kid: KeyId) -> bool {
+        self.unsaved.contains_key(&kid)
+    }
+
+    /// The records that the directory does not have as they are here.
+    pub fn unsaved(&self) -> impl Iterator<Item = &Record> {
+        self.unsaved.keys().filter_map(|kid| self.records.get(kid))
+    }
+
+    /// What `private_key.pem` holds.
+    pub fn private_key(&self) -> &Slot {
+        &self.private_key
+    }
+
+    /// What `next_key.pem` holds.
+    pub fn next_key(&self) -> &Slot {
+        &self.next_key
+    }
+
+    /// Whether `kid` may have a record that could not be read. Another must not be written then.
+    pub fn may_have_unread_record(&self, kid: KeyId) -> bool {
+        let unread = self.listing == Listing::Failed || self.unread_records.contains(&kid);
+        unread && self.record(kid).is_none()
+    }
+
+    /// Whether one of the two files holds a key of which nothing is recorded yet.
+    pub fn has_unrecorded(&self) -> bool {
+        let held = [self.private_key.key(), self.next_key.key()];
+        held.into_iter()
+            .flatten()
+            .map(|key| key.kid())
+            .any(|kid| self.record(kid).is_none() && !self.may_have_unread_record(kid))
+    }
+
+    /// All records, by kid.
+    pub fn records(&self) -> impl Iterator<Item = &Record> {
+        self.records.values()
+    }
+
+    /// The record of `kid`.
+    pub fn record(&self, kid: KeyId) -> Option<&Record> {
+        self.records.get(&kid)
+    }
+
+    /// The dropped keys, by file name.
+    pub fn dropped(&self) -> impl Iterator<Item = (&OsString, &Jwk)> {
+        self.dropped.iter()
+    }
+
+    /// Whether `kid` has a tombstone.
+    pub fn is_revoked(&self, kid: KeyId) -> bool {
+        self.record(kid).is_some_and(Record::is_revoked)
+    }
+
+    /// The key that clients sign with now: what `private_key.pem` holds or, while that cannot be
+    /// read, what it held last.
+    pub fn current(&self) -> Option<Jwk> {
+        let held = self.last_held.filter(|key| !self.is_revoked(key.kid()));
+        held.or_else(|| self.last_activated().map(|record| record.key))
+    }
+
+    /// The record of the newest key known to have signed and not known to have been replaced.
+    pub fn last_activated(&self) -> Option<&Record> {
+        self.records
+            .values()
+            .filter_map(|record| Some((record.activated_at()?, record)))
+            .max_by_key(|(activated_at, record)| (*activated_at, record.kid()))
+            .map(|(_, record)| record)
+    }
+
+    /// The keys of the set in the order in which they are served: current, retired (the newest
+    /// first), dropped, next. A verifier that is given a token without a kid takes the first.
+    pub fn served(&self) -> Vec<Jwk> {
+        let current = self.current();
+        let mut retired: Vec<_> = self
+            .records
+            .values()
+            .filter(|record| matches!(record.state, State::Current { .. } | State::Retired { .. }))
+            .map(|record| (record.retired_at(), record.key))
+            .collect();
+        // A key that is replaced but not yet recorded as retired comes before those that are.
+        retired.sort_by_key(|(at, key)| (at.is_some(), Reverse(*at), key.kid()));
+        let next = self.records.values().filter(|r| matches!(r.state, State::Next { .. }));
+
+        let in_order = current
+            .into_iter()
+            .chain(retired.into_iter().map(|(_, key)| key))
+            .chain(self.dropped.values().copied())
+            .chain(next.map(|record| record.key))
+            .chain(self.next_key.key());
+        let mut seen = BTreeSet::new();
+        in_order.filter(|key| !self.is_revoked(key.kid()) && seen.insert(key.kid())).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::lifecycle::{Policy, PolicySettings, Time};
+
+    fn key(byte: u8) -> Jwk {
+        Jwk::from_coordinates([byte; 32], [byte; 32])
+    }
+
+    fn at(secs: i64) -> Time {
+        chrono::DateTime::from_timestamp(1_795_000_000 + secs, 0).unwrap()
+    }
+
+    fn policy() -> Policy {
+        Policy::new(PolicySettings { retain_for: Duration::from_secs(60), ..Default::default() })
+            .unwrap()
+    }
+
+    fn seen(records: impl IntoIterator<Item = Record>) -> Seen {
+        Seen {
+            records: records.into_iter().map(|record| (record.kid(), record)).collect(),
+            ..Seen::default()
+        }
+    }
+
+    fn current(byte: u8) -> Record {
+        Record::staged(key(byte), at(0), false).activated(at(i64::from(byte)))
+    }
+
+    #[test]
+    fn the_set_is_in_the_order_current_retired_dropped_next() {
+        let mut ring = KeyRing::default();
+        let old = current(1).retired(at(10), &policy());
+        let older = current(2).retired(at(5), &policy());
+        ring.observe(Seen {
+            private_key: Slot::Holds(key(3)),
+            next_key: Slot::Holds(key(4)),
+            dropped: BTreeMap::from([("b.pem".into(), Some(key(5)))]),
+            ..seen([current(3), older, old, Record::staged(key(4), at(0), false)])
+        });
+        assert_eq!(ring.served(), [key(3), key(1), key(2), key(5), key(4)]);
+    }
+
+    #[test]
+    fn a_key_that_stands_in_two_places_is_served_once() {
+        let mut ring = KeyRing::default();
+        ring.observe(Seen {
+            private_key: Slot::Holds(key(3)),
+            next_key: Slot::Holds(key(3)),
+            dropped: BTreeMap::from([
+                ("b.pem".into(), Some(key(3))),
+                ("c.pem".into(), Some(key(3))),
+            ]),
+            ..seen([current(3)])
+        });
+        assert_eq!(ring.served(), [key(3)]);
+    }
+
+    #[test]
+    fn a_record_that_vanishes_goes_on_being_served_and_is_to_be_written_again() {
+        let mut ring = KeyRing::default();
+        let old = current(1).retired(at(10), &policy());
+        ring.observe(Seen { private_key: Slot::Holds(key(3)), ..seen([current(3), old.clone()]) });
+        ring.observe(Seen { ..Seen::default() });
+        assert_eq!(ring.served(), [key(3), key(1)]);
+        assert_eq!(ring.unsaved().count(), 2);
+        ring.observe(seen([current(3), old]));
+        assert_eq!(ring.unsaved().count(), 0);
+    }
+
+    #[test]
+    fn a_refused_file_takes_no_key_out_of_the_set() {
+        let mut ring = KeyRing::default();
+        ring.observe(Seen {
+            private_key: Slot::Holds(key(3)),
+            dropped: BTreeMap::from([("b.pem".into(), Some(key(5)))]),
+            ..seen([current(3)])
+        });
+        ring.observe(Seen {
+            private_key: Slot::Refused,
+            refused_records: BTreeSet::from([key(3).kid()]),
+            dropped: BTreeMap::from([("b.pem".into(), None)]),
+            ..Seen::default()
+        });
+        assert_eq!(ring.served(), [key(3), key(5)]);
+        assert_eq!(ring.unsaved().count(), 0, "a file that cannot be read is not overwritten");
+        // The control: a file that is gone takes its dropped key with it.
+        ring.observe(Seen { private_key: Slot::Holds(key(3)), ..seen([current(3)]) });
+        assert_eq!(ring.served(), [key(3)]);
+    }
+
+    #[test]
+    fn a_record_that_cannot_be_read_is_not_written_a_second_time() {
+        let unread = [
+            Seen {
+                refused_records: BTreeSet::from([key(3).kid()]),
+                unread_records: BTreeSet::from([key(3).kid()]),
+                ..Seen::default()
+            },
+            Seen { listing: Listing::Failed, ..Seen::default() },
+        ];
+        for unread in unread {
+            let mut ring = KeyRing::default();
+            ring.observe(Seen { private_key: Slot::Holds(key(3)), ..unread });
+            assert_eq!(crate::lifecycle::settle(&ring, &policy(), at(9)), None);
+            assert!(!ring.has_unrecorded());
+            assert_eq!(ring.served(), [key(3)], "it is served all the same");
+            // The control: a key without any record gets one, and so does one whose record is there
+            // and says nothing.
+            for refused_records in [BTreeSet::new(), BTreeSet::from([key(3).kid()])] {
+                let private_key = Slot::Holds(key(3));
+                ring.observe(Seen { private_key, refused_records, ..Seen::default() });
+                assert!(crate::lifecycle::settle(&ring, &policy(), at(9)).is_some());
+                assert!(ring.has_unrecorded());
+            }
+        }
+    }
+
+    #[test]
+    fn an_unreadable_file_leaves_the_key_that_it_held_last_current() {
+        // Two keys of one second; the later one has each of the two kids once.
+        for (earlier, later) in [(1, 2), (2, 1)] {
+            let record = |byte| Record::staged(key(byte), at(0), false).activated(at(9));
+            let mut ring = KeyRing::default();
+            ring.observe(Seen {
+                private_key: Slot::Holds(key(later)),
+                ..seen([record(earlier), record(later)])
+            });
+            for slot in [Slot::Refused, Slot::Missing] {
+                ring.observe(Seen { private_key: slot, ..seen([record(earlier), record(later)]) });
+                assert_eq!(ring.current(), Some(key(later)));
+                assert_eq!(ring.served(), [key(later), key(earlier)]);
+            }
+        }
+    }
+
+    #[test]
+    fn a_revoked_key_never_comes_back() {
+        let mut ring = KeyRing::default();
+        let tombstone = current(1).revoked(at(20), "leaked");
+        ring.observe(Seen { private_key: Slot::Holds(key(3)), ..seen([current(3), tombstone]) });
+        ring.observe(Seen {
+            private_key: Slot::Holds(key(3)),
+            next_key: Slot::Holds(key(1)),
+            dropped: BTreeMap::from([("b.pem".into(), Some(key(1)))]),
+            ..seen([current(3), current(1)])
+        });
+        assert_eq!(ring.served(), [key(3)]);
+        assert!(ring.unsaved().any(Record::is_revoked), "the tombstone is written again");
+    }
+
+    /// What a command writes while the server could not write is newer than what the server
+    /// remembers, and neither forgets what the other promised.
+    #[test]
+    fn a_record_that_was_changed_meanwhile_counts_and_one_that_was_not_does_not() {
+        let staged = Record::staged(key(1), at(0), false);
+        let mut ring = KeyRing::default();
+        ring.observe(seen([staged.clone()]));
+        ring.remember(staged.published(at(5)));
+        ring.observe(seen([staged.clone()]));
+        assert_eq!(ring.record(key(1).kid()), Some(&staged.published(at(5))), "not written yet");
+        let requested = staged.with(Record::staged(key(1), at(7), true).state);
+        ring.observe(seen([requested.clone()]));
+        assert_eq!(ring.record(key(1).kid()), Some(&requested.published(at(5))));
+        assert!(ring.is_unsaved(key(1).kid()), "the publication is still to be written");
+        ring.observe(seen([requested.published(at(5))]));
+        assert!(!ring.is_unsaved(key(1).kid()));
+    }
+
+    #[test]
+    fn a_key_that_was_let_go_stays_away_until_its_file_says_something_else() {
+        let old = current(1).retired(at(10), &policy());
+        let mut ring = KeyRing::default();
+        let look = |record: &Record| Seen {
+            private_key: Slot::Holds(key(3)),
+            ..seen([current(3), record.clone()])
+        };
+        ring.observe(look(&old));
+        ring.remember(old.published(at(11)));
+        ring.let_go(key(1).kid());
+        ring.observe(look(&old));
+        assert_eq!(ring.served(), [key(3)]);
+        ring.observe(look(&old.published(at(20))));
+        assert_eq!(ring.served(), [key(3), key(1)]);
+    }
+
+    #[test]
+    fn a_removal_only_ever_moves_later() {
+        let mut ring = KeyRing::default();
+        let late = current(1).retired(at(10), &policy());
+        let early = current(1).retired(at(0), &policy());
+        ring.observe(seen([late.clone()]));
+        ring.observe(seen([early]));
+        assert_eq!(ring.record(key(1).kid()).unwrap().remove_at(), late.remove_at());
+    }
+}

@@ -1,0 +1,231 @@
+//! What is due: [`settle`] makes the records agree with the files, [`step()`] adds what time brings.
+//!
+//! Both return one action at a time, so that no half-applied plan exists: what is still due after a
+//! crash is found in the same way as before it.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::{KeyRing, Policy, Record, Slot, State, Time};
+use crate::jwk::{Jwk, KeyId};
+
+/// One change to the directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// Write this record in place of what is recorded of its key.
+    Write(Record),
+    /// Remove the record of this key, and with it the key from the set.
+    Remove(KeyId),
+    /// Make a key, and put it in `next_key.pem`.
+    Stage,
+    /// Rename `next_key.pem`, which holds this key, to `private_key.pem`.
+    Promote(KeyId),
+    /// Make a key, and put it in `private_key.pem`, where there is none.
+    Generate,
+    /// Make a key, and put it in `private_key.pem` in place of a revoked one.
+    ReplaceRevoked,
+    /// Delete `next_key.pem`, which holds a revoked key.
+    DiscardNext,
+}
+
+/// What a serving process knows beside the ring.
+#[derive(Debug, Clone, Copy)]
+pub struct Serving<'a> {
+    /// For how long this process has had each key in its set, by the monotonic clock.
+    pub served_for: &'a BTreeMap<KeyId, Duration>,
+    /// While the clocks disagree: for how long removals and rotations pause at least.
+    pub paused_for: Option<Duration>,
+    /// Whether keys may be made and moved: not if the directory cannot be written.
+    pub may_rotate: bool,
+}
+
+/// What to do now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// Do this, then ask again.
+    Act(Action),
+    /// Nothing now; ask again at this time, when the action will be due.
+    Wait(Agenda),
+    /// Nothing now, and nothing later that is known of.
+    Idle,
+}
+
+/// An action and the time at which it is due.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Agenda {
+    /// When it is due.
+    pub at: Time,
+    /// What is due.
+    pub action: Action,
+}
+
+/// What a serving process has to do at `now`.
+///
+/// Asked again at the same `now` with the action done, it never returns the same action. A time in
+/// [`Step::Wait`] lies after `now`.
+pub fn step(ring: &KeyRing, policy: &Policy, now: Time, serving: &Serving<'_>) -> Step {
+    if let Some(action) = settle(ring, policy, now).or_else(|| publication(ring, now, serving)) {
+        return Step::Act(action);
+    }
+    let earliest = [rotation(ring, policy, now, serving), removal(ring, policy, now, serving)]
+        .into_iter()
+        .flatten()
+        // Of two that are due the rotation comes first: a key that cannot be removed must not keep
+        // another from being promoted.
+        .min_by_key(|due| due.at.max(now));
+    match earliest {
+        Some(due) if due.at <= now => Step::Act(due.action),
+        Some(due) => Step::Wait(due),
+        None => Step::Idle,
+    }
+}
+
+/// What a start has to do first, if `private_key.pem` is missing: promote the key that waits, or make
+/// one. While the server runs, a missing file is for a person to explain.
+pub fn opening(ring: &KeyRing) -> Option<Action> {
+    if *ring.private_key() != Slot::Missing {
+        return None;
+    }
+    match ring.next_key() {
+        Slot::Holds(next) if !ring.is_revoked(next.kid()) => Some(Action::Promote(next.kid())),
+        // Whatever lies in `next_key.pem` is not touched.
+        Slot::Holds(_) | Slot::Missing | Slot::Refused => Some(Action::Generate),
+    }
+}
+
+/// The next change, if any, that makes the records say what the files say.
+///
+/// This is recovery as much as it is following a person's hand: a crash in the middle of a rotation
+/// leaves files that are one rename ahead of the records, just as a dropped-in key does.
+pub fn settle(ring: &KeyRing, policy: &Policy, now: Time) -> Option<Action> {
+    follow_private_key(ring, policy, now).or_else(|| follow_next_key(ring, policy, now))
+}
+
+/// When a key that is `published_at` may sign.
+pub fn ready_at(published_at: Time, policy: &Policy) -> Time {
+    published_at + policy.publish_lead()
+}
+
+fn follow_private_key(ring: &KeyRing, policy: &Policy, now: Time) -> Option<Action> {
+    let held = ring.private_key().key()?;
+    match ring.record(held.kid()).map(|record| (record, &record.state)) {
+        Some((_, State::Current { .. })) => {}
+        Some((_, State::Revoked { .. })) => {
+            // Without another current key the revocation of this one was cut short. With one,
+            // somebody put a revoked key back, and that file is theirs to mend.
+            return ring.last_activated().is_none().then_some(Action::ReplaceRevoked);
+        }
+        Some((record, State::Next { .. } | State::Retired { .. })) => {
+            return Some(Action::Write(record.activated(now)));
+        }
+        // What its record says is not known, and nothing is to be put in its place.
+        None if ring.may_have_unread_record(held.kid()) => {}
+        None => {
+            let record = Record::staged(held, now, false).activated(now);
+            return Some(Action::Write(record));
+        }
+    }
+    ring.records()
+        .find(|record| matches!(record.state, State::Current { .. }) && record.key != held)
+        .map(|replaced| Action::Write(replaced.retired(now, policy)))
+}
+
+fn follow_next_key(ring: &KeyRing, policy: &Policy, now: Time) -> Option<Action> {
+    let current = ring.current();
+    let held = ring.next_key().key().filter(|held| Some(*held) != current);
+    if let Some(held) = held {
+        match ring.record(held.kid()).map(|record| (record, &record.state)) {
+            Some((_, State::Next { .. } | State::Current { .. })) => {}
+            Some((_, State::Revoked { .. })) => return Some(Action::DiscardNext),
+            Some((record, State::Retired { .. })) => {
+                let state = State::Next { promotion_requested_at: None };
+                return Some(Action::Write(record.with(state)));
+            }
+            None if ring.may_have_unread_record(held.kid()) => {}
+            None => return Some(Action::Write(Record::staged(held, now, false))),
+        }
+    }
+    if *ring.next_key() == Slot::Refused {
+        return None;
+    }
+    // A staged key that no file holds can never be promoted here. Somebody may have taken it to
+    // sign with, so it stays published as long as if it had signed until now.
+    ring.records()
+        .find(|record| {
+            matches!(record.state, State::Next { .. })
+                && Some(record.key) != held
+                && Some(record.key) != current
+        })
+        .map(|orphan| Action::Write(orphan.retired(now, policy)))
+}
+
+/// Notes the first time that a key is served.
+fn publication(ring: &KeyRing, now: Time, serving: &Serving<'_>) -> Option<Action> {
+    ring.records()
+        .find(|record| {
+            record.published_at.is_none()
+                && !record.is_revoked()
+                && serving.served_for.contains_key(&record.kid())
+        })
+        .map(|record| Action::Write(record.published(now)))
+}
+
+/// The first retired key whose time is up.
+fn removal(ring: &KeyRing, policy: &Policy, now: Time, serving: &Serving<'_>) -> Option<Agenda> {
+    let current = ring.current()?;
+    let (remove_at, retired) = ring
+        .records()
+        .filter_map(|record| Some((record.remove_at()?, record)))
+        .min_by_key(|(remove_at, record)| (*remove_at, record.kid()))?;
+    // Caches must have had the time to learn the key that signs now, from this very process.
+    let at = remove_at.max(served_long_enough_at(current, policy, now, serving));
+    Some(Agenda { at: at.max(pause_ends_at(now, serving)), action: Action::Remove(retired.kid()) })
+}
+
+/// The next rotation or, before it, the making of the key for it.
+fn rotation(ring: &KeyRing, policy: &Policy, now: Time, serving: &Serving<'_>) -> Option<Agenda> {
+    if !serving.may_rotate {
+        return None;
+    }
+    // A `private_key.pem` that cannot be read is never overwritten.
+    if *ring.private_key() == Slot::Refused {
+        return None;
+    }
+    let current = ring.current()?;
+    let activated_at = ring.record(current.kid())?.activated_at()?;
+    let next = match ring.next_key() {
+        Slot::Refused => return None,
+        // A copy of the current key is no next key; staging replaces it, and loses nothing.
+        Slot::Holds(next) if *next != current => next,
+        Slot::Holds(_) | Slot::Missing => {
+            return policy.rotate_every().map(|_| Agenda { at: now, action: Action::Stage });
+        }
+    };
+    let record = ring.record(next.kid())?;
+    let State::Next { promotion_requested_at } = record.state else {
+        return None;
+    };
+    let wanted_at = match (promotion_requested_at, policy.rotate_every()) {
+        (Some(requested_at), None) => requested_at,
+        (Some(requested_at), Some(period)) => requested_at.min(activated_at + period),
+        (None, Some(period)) => activated_at + period,
+        (None, None) => return None,
+    };
+    let at = wanted_at
+        .max(ready_at(record.published_at?, policy))
+        .max(served_long_enough_at(*next, policy, now, serving))
+        .max(pause_ends_at(now, serving));
+    Some(Agenda { at, action: Action::Promote(next.kid()) })
+}
+
+/// When this process will have served `key` for as long as a cache may hold a set without it.
+///
+/// The times in the records cannot show this: they go on while the server is down.
+fn served_long_enough_at(key: Jwk, policy: &Policy, now: Time, serving: &Serving<'_>) -> Time {
+    let served_for = serving.served_for.get(&key.kid()).copied().unwrap_or(Duration::ZERO);
+    now + policy.cache_max_age().saturating_sub(served_for)
+}
+
+fn pause_ends_at(now: Time, serving: &Serving<'_>) -> Time {
+    now + serving.paused_for.unwrap_or(Duration::ZERO)
+}
