@@ -8,3 +8,4 @@ pub mod jwk;
 pub mod key;
 pub mod lifecycle;
 pub mod snapshot;
+pub mod store;

@@ -1,0 +1,220 @@
+//! Reading a file that anybody may have put there.
+//!
+//! The file is looked at before it is opened, opened without blocking and without leaving the
+//! directory, looked at again through the descriptor, and read up to a bound.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::os::fd::{BorrowedFd, OwnedFd};
+
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat};
+use rustix::io::Errno;
+use zeroize::Zeroizing;
+
+use crate::key::MAX_PEM_LEN;
+
+/// What tells one version of a file from another without reading it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Stamp {
+    device: u64,
+    inode: u64,
+    size: i64,
+    modified: (i64, i64),
+    /// When anything about the file changed last, in seconds and nanoseconds; no program can set it.
+    pub(super) changed: (i64, i64),
+    /// Type and permission bits.
+    pub(super) mode: u32,
+}
+
+impl Stamp {
+    #[expect(
+        clippy::unnecessary_cast,
+        clippy::cast_possible_wrap,
+        reason = "the widths of these fields differ between platforms"
+    )]
+    fn of(stat: &Stat) -> Self {
+        Self {
+            device: stat.st_dev as u64,
+            inode: stat.st_ino as u64,
+            size: stat.st_size as i64,
+            modified: (stat.st_mtime as i64, stat.st_mtime_nsec as i64),
+            changed: (stat.st_ctime as i64, stat.st_ctime_nsec as i64),
+            mode: stat.st_mode as u32,
+        }
+    }
+}
+
+/// Why a file could not be read.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ReadError {
+    /// There is nothing of that name.
+    #[error("there is no such file")]
+    Missing,
+    /// It is a symbolic link, and its target is missing.
+    #[error("a symbolic link that leads nowhere")]
+    Dangling,
+    /// It is a symbolic link whose target lies elsewhere.
+    #[error("a symbolic link that leads out of its directory")]
+    Escapes,
+    /// It is a symbolic link in a ring of links, or one of the kernel's own.
+    #[error("a symbolic link that leads in a circle or to no ordinary file")]
+    Loop,
+    /// A FIFO, a socket, a device or a directory.
+    #[error("{0}, not a regular file")]
+    NotRegular(&'static str),
+    /// It is larger than any key.
+    #[error("larger than {} KiB", MAX_PEM_LEN / 1024)]
+    TooLarge,
+    /// The operating system said no.
+    #[error("cannot be read: {0}")]
+    Io(#[source] io::Error),
+}
+
+impl From<Errno> for ReadError {
+    fn from(errno: Errno) -> Self {
+        match errno {
+            Errno::NOENT => Self::Missing,
+            Errno::XDEV => Self::Escapes,
+            Errno::LOOP => Self::Loop,
+            _ => Self::Io(errno.into()),
+        }
+    }
+}
+
+/// The stamp of the regular file that `name` leads to.
+pub(super) fn stat(dir: BorrowedFd<'_>, name: &OsStr) -> Result<Stamp, ReadError> {
+    let stat = match rustix::fs::statat(dir, name, AtFlags::empty()) {
+        Err(Errno::NOENT) => {
+            rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)?;
+            return Err(ReadError::Dangling);
+        }
+        found => found?,
+    };
+    regular(&stat)
+}
+
+/// The content of the regular file that `name` leads to, and its stamp.
+pub(super) fn read(
+    dir: BorrowedFd<'_>,
+    name: &OsStr,
+) -> Result<(Zeroizing<Vec<u8>>, Stamp), ReadError> {
+    // A device may act on being opened.
+    stat(dir, name)?;
+    let mut file = File::from(open_beneath(dir, name)?);
+    let before = regular(&rustix::fs::fstat(&file)?)?;
+    if u64::try_from(before.size).is_ok_and(|size| size > MAX_PEM_LEN as u64) {
+        return Err(ReadError::TooLarge);
+    }
+    // The whole capacity at once: a vector that grows leaves copies of its content behind.
+    let mut bytes = Zeroizing::new(Vec::with_capacity(MAX_PEM_LEN + 1));
+    let limit = MAX_PEM_LEN as u64 + 1;
+    file.by_ref().take(limit).read_to_end(&mut bytes).map_err(ReadError::Io)?;
+    if bytes.len() > MAX_PEM_LEN {
+        return Err(ReadError::TooLarge);
+    }
+    Ok((bytes, before))
+}
+
+fn regular(stat: &Stat) -> Result<Stamp, ReadError> {
+    let stamp = Stamp::of(stat);
+    match FileType::from_raw_mode(stat.st_mode) {
+        FileType::RegularFile => Ok(stamp),
+        FileType::Directory => Err(ReadError::NotRegular("a directory")),
+        FileType::Fifo => Err(ReadError::NotRegular("a FIFO")),
+        FileType::Socket => Err(ReadError::NotRegular("a socket")),
+        FileType::CharacterDevice | FileType::BlockDevice => Err(ReadError::NotRegular("a device")),
+        _ => Err(ReadError::NotRegular("something else")),
+    }
+}
+
+const OPEN: OFlags =
+    OFlags::RDONLY.union(OFlags::NONBLOCK).union(OFlags::NOCTTY).union(OFlags::CLOEXEC);
+
+/// Opens `name`, following symbolic links only as far as they stay below `dir`: Kubernetes' `..data`
+/// links do.
+#[cfg(target_os = "linux")]
+fn open_beneath(dir: BorrowedFd<'_>, name: &OsStr) -> Result<OwnedFd, ReadError> {
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
+    match rustix::fs::openat2(dir, name, OPEN, Mode::empty(), resolve) {
+        // A kernel before 5.6, or a sandbox that does not know the call.
+        Err(Errno::NOSYS | Errno::PERM) => open_without_links(dir, name),
+        opened => Ok(opened?),
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn open_beneath(dir: BorrowedFd<'_>, name: &OsStr) -> Result<OwnedFd, ReadError> {
+    open_without_links(dir, name)
+}
+
+/// Where the kernel cannot confine a link, none is followed.
+fn open_without_links(dir: BorrowedFd<'_>, name: &OsStr) -> Result<OwnedFd, ReadError> {
+    Ok(rustix::fs::openat(dir, name, OPEN | OFlags::NOFOLLOW, Mode::empty())?)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd as _;
+    use std::os::unix::fs::symlink;
+    use std::path::Path;
+
+    use super::*;
+    use crate::store::durable::open_dir;
+
+    fn outcome(dir: &Path, name: &str) -> Result<Vec<u8>, String> {
+        let handle = open_dir(dir).unwrap();
+        read(handle.as_fd(), OsStr::new(name))
+            .map(|(bytes, _)| bytes.to_vec())
+            .map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn only_regular_files_below_the_directory_are_read() {
+        let outside = tempfile::tempdir().unwrap();
+        std::fs::write(outside.path().join("secret"), "s").unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        std::fs::create_dir(at("..1")).unwrap();
+        std::fs::write(at("..1/key"), "k").unwrap();
+        symlink("..1", at("..data")).unwrap();
+        symlink("..data/key", at("inside")).unwrap();
+        symlink(outside.path().join("secret"), at("absolute")).unwrap();
+        symlink("nowhere", at("dangling")).unwrap();
+        symlink("loop", at("loop")).unwrap();
+        symlink("/proc/self/mem", at("memory")).unwrap();
+        symlink("/dev/zero", at("zero")).unwrap();
+        std::os::unix::net::UnixListener::bind(at("socket")).unwrap();
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            at("fifo"),
+            FileType::Fifo,
+            Mode::RUSR | Mode::WUSR,
+            0,
+        )
+        .unwrap();
+        std::fs::write(at("empty"), "").unwrap();
+        std::fs::write(at("full"), vec![b'x'; MAX_PEM_LEN]).unwrap();
+        std::fs::write(at("large"), vec![b'x'; MAX_PEM_LEN + 1]).unwrap();
+        File::create(at("sparse")).unwrap().set_len(1 << 30).unwrap();
+
+        let refused = |name: &str| outcome(dir.path(), name).unwrap_err();
+        assert_eq!(outcome(dir.path(), "inside"), Ok(b"k".to_vec()));
+        assert_eq!(outcome(dir.path(), "empty"), Ok(vec![]));
+        assert_eq!(outcome(dir.path(), "full").unwrap().len(), MAX_PEM_LEN);
+        assert_eq!(refused("absolute"), "a symbolic link that leads out of its directory");
+        assert_eq!(refused("memory"), "a symbolic link that leads out of its directory");
+        assert_eq!(refused("zero"), "a device, not a regular file");
+        assert_eq!(refused("dangling"), "a symbolic link that leads nowhere");
+        assert_eq!(
+            refused("loop"),
+            "a symbolic link that leads in a circle or to no ordinary file"
+        );
+        assert_eq!(refused("socket"), "a socket, not a regular file");
+        assert_eq!(refused("fifo"), "a FIFO, not a regular file");
+        assert_eq!(refused("..1"), "a directory, not a regular file");
+        assert_eq!(refused("large"), "larger than 16 KiB");
+        assert_eq!(refused("sparse"), "larger than 16 KiB");
+        assert_eq!(refused("none"), "there is no such file");
+    }
+}

@@ -1,0 +1,317 @@
+//! One look at the directory: which files there are, and what each holds.
+//!
+//! What a file held is remembered with its stamp, so that a look at files that have not changed
+//! costs a `stat` each.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ffi::{OsStr, OsString};
+use std::os::fd::{AsFd as _, BorrowedFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
+
+use rustix::fs::Dir;
+
+use super::read::{self, ReadError, Stamp};
+use super::{NEXT_KEY, PUBLIC_ONLY, Paths, Problem, durable, record};
+use crate::jwk::{Jwk, KeyId};
+use crate::key::{KeyFormat, PemKey, parse_pem};
+use crate::lifecycle::{Listing, Record, Seen, Slot, Time};
+
+/// A file that changed this recently is read again at the next look: another change within the same
+/// tick of the file system's clock would leave the stamp as it is.
+const UNSETTLED_SECS: i64 = 2;
+
+/// What is remembered between looks.
+#[derive(Debug, Default)]
+pub(super) struct Scan {
+    root: HashMap<OsString, Remembered>,
+    keys: HashMap<OsString, Remembered>,
+    key_format: Option<KeyFormat>,
+    record_files: BTreeMap<KeyId, Vec<OsString>>,
+    /// The files in `keys/` that are there and are no good.
+    refused: BTreeSet<OsString>,
+}
+
+#[derive(Debug)]
+struct Remembered {
+    stamp: Stamp,
+    /// When it was read, in seconds of the wall clock.
+    read_at: i64,
+    content: Content,
+}
+
+/// What a file holds.
+#[derive(Debug, Clone)]
+enum Content {
+    Record(Box<Record>),
+    Key { key: Jwk, private: Option<KeyFormat> },
+    Refused(String),
+}
+
+impl Scan {
+    pub(super) fn key_format(&self) -> Option<KeyFormat> {
+        self.key_format
+    }
+
+    /// The files that have a record of `kid`; the one that counts first.
+    pub(super) fn record_files(&self, kid: KeyId) -> &[OsString] {
+        self.record_files.get(&kid).map_or(&[], Vec::as_slice)
+    }
+
+    /// Whether `keys/` has a file of this name that is no good.
+    pub(super) fn is_refused(&self, name: &OsStr) -> bool {
+        self.refused.contains(name)
+    }
+
+    /// Reads what has changed since the last look.
+    pub(super) fn look(&mut self, paths: &Paths, now: Time) -> (Seen, Vec<Problem>) {
+        let mut seen = Seen::default();
+        let mut problems = Vec::new();
+        self.look_at_root(paths, now, &mut seen, &mut problems);
+        self.look_at_keys(paths, now, &mut seen, &mut problems);
+        (seen, problems)
+    }
+
+    fn look_at_root(
+        &mut self,
+        paths: &Paths,
+        now: Time,
+        seen: &mut Seen,
+        problems: &mut Vec<Problem>,
+    ) {
+        let root = paths.root();
+        let mut before = std::mem::take(&mut self.root);
+        self.key_format = None;
+        let dir = match durable::open_dir(root) {
+            Ok(dir) => dir,
+            Err(error) => {
+                problems.push(Problem::of("unreadable_directory", root, unreadable(&error)));
+                (seen.private_key, seen.next_key) = (Slot::Refused, Slot::Refused);
+                return;
+            }
+        };
+        report_writable_by_others(root, problems);
+        let mut slot = |name: &OsStr| {
+            let found = self::file(dir.as_fd(), name, before.remove(name), now);
+            let path = root.join(name);
+            let Some(remembered) = found.transpose() else {
+                return (Slot::Missing, None);
+            };
+            let remembered = match remembered {
+                Ok(remembered) => remembered,
+                Err(reason) => {
+                    problems.push(Problem::of("refused_file", path, reason));
+                    return (Slot::Refused, None);
+                }
+            };
+            let outcome = match &remembered.content {
+                Content::Key { key, private: Some(format) } => {
+                    report_exposure(&path, &remembered.stamp, problems);
+                    (Slot::Holds(*key), Some(*format))
+                }
+                Content::Key { private: None, .. } | Content::Record(_) => {
+                    problems.push(Problem::of("refused_file", path, PUBLIC_ONLY));
+                    (Slot::Refused, None)
+                }
+                Content::Refused(reason) => {
+                    problems.push(Problem::of("refused_file", path, reason));
+                    (Slot::Refused, None)
+                }
+            };
+            self.root.insert(name.to_owned(), remembered);
+            outcome
+        };
+        (seen.private_key, self.key_format) = slot(paths.private_key_name());
+        (seen.next_key, _) = slot(OsStr::new(NEXT_KEY));
+    }
+
+    fn look_at_keys(
+        &mut self,
+        paths: &Paths,
+        now: Time,
+        seen: &mut Seen,
+        problems: &mut Vec<Problem>,
+    ) {
+        let keys_dir = &paths.keys_dir;
+        let opened = durable::open_dir(keys_dir);
+        let listed = opened.and_then(|dir| Ok((pem_names(dir.as_fd())?, dir)));
+        let (names, dir) = match listed {
+            Ok(listed) => listed,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                self.keys.clear();
+                self.record_files.clear();
+                self.refused.clear();
+                return;
+            }
+            Err(error) => {
+                if error.kind() != std::io::ErrorKind::NotADirectory {
+                    seen.listing = Listing::Failed;
+                }
+                problems.push(Problem::of("unreadable_directory", keys_dir, unreadable(&error)));
+                return;
+            }
+        };
+        report_writable_by_others(keys_dir, problems);
+        let mut before = std::mem::take(&mut self.keys);
+        self.record_files.clear();
+        let mut refused = BTreeSet::new();
+        let mut dropped = BTreeMap::new();
+        for name in names {
+            let path = || keys_dir.join(&name);
+            let mut refuse = |reason: &str| {
+                problems.push(Problem::of("refused_file", path(), reason));
+                refused.insert(name.clone());
+                match record::kid_of_name(&name) {
+                    Some(kid) => drop(seen.refused_records.insert(kid)),
+                    None => drop(dropped.insert(name.clone(), None)),
+                }
+            };
+            let remembered = match file(dir.as_fd(), &name, before.remove(&name), now) {
+                Ok(Some(remembered)) => remembered,
+                Ok(None) => continue,
+                Err(reason) => {
+                    refuse(&reason);
+                    seen.unread_records.extend(record::kid_of_name(&name));
+                    continue;
+                }
+            };
+            match &remembered.content {
+                Content::Refused(reason) => refuse(reason),
+                Content::Record(record) => {
+                    self.note_record(&name, record, &mut seen.records);
+                }
+                Content::Key { key, private } => {
+                    if private.is_some() {
+                        report_exposure(&path(), &remembered.stamp, problems);
+                    }
+                    dropped.insert(name.clone(), Some(*key));
+                }
+            }
+            self.keys.insert(name, remembered);
+        }
+        self.refused = refused;
+        seen.dropped = dropped;
+        for name in self.record_files.values().flat_map(|names| &names[1..]) {
+            let reason = "another record of a key that has one already, and does not count";
+            problems.push(Problem::of("second_record", keys_dir.join(name), reason));
+        }
+    }
+
+    /// Notes that the file `name` has `record`. Of two records of a key the tombstone counts,
+    /// otherwise the one under the name that the server gives.
+    fn note_record(
+        &mut self,
+        name: &OsStr,
+        record: &Record,
+        records: &mut BTreeMap<KeyId, Record>,
+    ) {
+        let kid = record.kid();
+        let files = self.record_files.entry(kid).or_default();
+        let rank = |record: &Record, name: &OsStr| {
+            (record.is_revoked(), *name == *record::file_name(record))
+        };
+        let outranked = records.get(&kid).zip(files.first());
+        if outranked.is_none_or(|(known, file)| rank(record, name) > rank(known, file)) {
+            files.insert(0, name.to_owned());
+            records.insert(kid, record.clone());
+        } else {
+            files.push(name.to_owned());
+        }
+    }
+}
+
+/// The file `name`, read again only if it may have changed since `before`; `None` if there is none.
+fn file(
+    dir: BorrowedFd<'_>,
+    name: &OsStr,
+    before: Option<Remembered>,
+    now: Time,
+) -> Result<Option<Remembered>, String> {
+    let refused = |error: ReadError| match error {
+        ReadError::Missing => Ok(None),
+        error => Err(error.to_string()),
+    };
+    let stamp = match read::stat(dir, name) {
+        Ok(stamp) => stamp,
+        Err(error) => return refused(error),
+    };
+    if let Some(before) = before
+        && before.stamp == stamp
+        && before.is_settled(now)
+    {
+        return Ok(Some(before));
+    }
+    match read::read(dir, name) {
+        Ok((bytes, stamp)) => {
+            let read_at = now.timestamp();
+            Ok(Some(Remembered { stamp, read_at, content: Content::of(name, &bytes) }))
+        }
+        Err(error) => refused(error),
+    }
+}
+
+impl Remembered {
+    /// Whether the file had been left alone for a while when it was read.
+    fn is_settled(&self, now: Time) -> bool {
+        let left_alone = self.read_at - self.stamp.changed.0;
+        // A change in the future, by this clock, tells nothing; nor does a clock that went back.
+        left_alone >= UNSETTLED_SECS && now.timestamp() >= self.read_at
+    }
+}
+
+impl Content {
+    fn of(name: &OsStr, bytes: &[u8]) -> Self {
+        if record::is_record(bytes) || record::kid_of_name(name).is_some() {
+            return match record::parse(bytes) {
+                Ok(record) => Self::Record(Box::new(record)),
+                Err(error) => Self::Refused(error.to_string()),
+            };
+        }
+        match parse_pem(bytes) {
+            Ok(PemKey::Private { key, format }) => {
+                Self::Key { key: *key.jwk(), private: Some(format) }
+            }
+            Ok(PemKey::Public(key)) => Self::Key { key, private: None },
+            Err(error) => Self::Refused(error.to_string()),
+        }
+    }
+}
+
+/// The names that end in `.pem`, in order. Hidden files are editors' and copiers' own.
+fn pem_names(dir: BorrowedFd<'_>) -> std::io::Result<BTreeSet<OsString>> {
+    let mut names = BTreeSet::new();
+    for entry in Dir::read_from(dir)? {
+        let entry = entry?;
+        let name = entry.file_name().to_bytes();
+        if name.ends_with(b".pem") && !name.starts_with(b".") {
+            names.insert(OsStr::from_bytes(name).to_owned());
+        }
+    }
+    Ok(names)
+}
+
+fn unreadable(error: &std::io::Error) -> String {
+    format!("cannot be read: {error}")
+}
+
+fn report_exposure(path: &Path, stamp: &Stamp, problems: &mut Vec<Problem>) {
+    let mode = stamp.mode & 0o777;
+    if mode & 0o077 != 0 {
+        let reason =
+            format!("holds a private key that others may read (mode {mode:04o}, not 0600)");
+        problems.push(Problem::of("exposed_private_key", path, reason));
+    }
+}
+
+/// Whoever may write to the directory can put another key in place of the current one.
+fn report_writable_by_others(path: &Path, problems: &mut Vec<Problem>) {
+    const STICKY: u32 = 0o1000;
+    if let Ok(stat) = rustix::fs::stat(path)
+        && stat.st_mode & 0o002 != 0
+        && stat.st_mode & STICKY == 0
+    {
+        let mode = stat.st_mode & 0o7777;
+        let reason = format!("a directory that anybody may write to (mode {mode:04o})");
+        problems.push(Problem::of("exposed_directory", path, reason));
+    }
+}
