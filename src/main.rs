@@ -1,3 +1,7 @@
-//! The `jwks-server` program.
+//! The `jwks-server` program. Everything is in the library.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    jwks_server::cli::main()
+}

@@ -1,0 +1,112 @@
+//! What a person does beside a running server, or without one: each command works on the directory
+//! under the same lock as the server, and says what happened and what will happen when.
+
+mod revoke;
+mod rotate;
+mod sign;
+mod status;
+
+pub use revoke::revoke;
+pub use rotate::rotate;
+pub use sign::sign;
+pub use status::{KeyRow, NextAction, Seconds, Status, status};
+
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::jwk::KeyId;
+use crate::keeper::{ChangeError, Keeper};
+use crate::lifecycle::{Policy, Time};
+use crate::manager::ServerNote;
+use crate::store::{LockError, Locked, Store};
+
+/// Why a command did nothing, or not all.
+#[derive(Debug, thiserror::Error)]
+pub enum CommandError {
+    /// The lock could not be had.
+    #[error("lock the key directory")]
+    Lock(#[from] LockError),
+    /// The directory could not be changed.
+    #[error(transparent)]
+    Change(#[from] ChangeError),
+    /// There is no current key to rotate, or to sign with.
+    #[error("use {path}: {reason}")]
+    NoCurrentKey {
+        /// The file of the current key.
+        path: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// There is a file in the place of the next key, and no key in it.
+    #[error("use {path}: there is no good key in it, see `jwks-server check`; mend or delete it")]
+    RefusedNext {
+        /// The file of the next key.
+        path: String,
+    },
+    /// The current key has no record, so no server can have published it.
+    #[error("use {path}: the key {kid} has no record; start the server, which makes one")]
+    NoRecord {
+        /// The file of the current key.
+        path: String,
+        /// Its kid.
+        kid: KeyId,
+    },
+    /// The key is revoked, and what should follow did not.
+    #[error("put another key in place of {kid}, which is revoked; a running server tries again")]
+    NotReplaced {
+        /// The revoked key.
+        kid: KeyId,
+        /// The cause.
+        source: ChangeError,
+    },
+    /// The operating system gave no random bytes.
+    #[error("draw random bytes")]
+    Random(#[source] getrandom::Error),
+    /// The kid is not known here.
+    #[error("find the key {kid}; the kids known here are: {known}")]
+    UnknownKey {
+        /// What was asked for.
+        kid: KeyId,
+        /// What there is.
+        known: String,
+    },
+}
+
+/// The server that keeps a directory, as far as a command can know it.
+#[derive(Debug)]
+pub struct RunningServer {
+    /// What it says of itself; `None` if that cannot be read, or is of another version.
+    pub note: Option<ServerNote>,
+}
+
+/// Why there is nothing to work on in an empty directory.
+const NO_KEY_YET: &str = "there is no such file; start the server, which makes one";
+
+/// The keys as they lie there, and the server that keeps them if one runs.
+fn open(config: &Config) -> (Keeper, Option<RunningServer>) {
+    let store = Store::new(config.paths.clone(), config.key_format);
+    let server = store
+        .server_note()
+        .map(|note| RunningServer { note: serde_json::from_str::<ServerNote>(&note).ok() });
+    // The running server will do what its own settings say, whatever this command was given.
+    let note = server.as_ref().and_then(|server| server.note.as_ref());
+    let policy = note.and_then(|note| Policy::new(note.policy).ok()).unwrap_or(config.policy);
+    (Keeper::new(store, policy), server)
+}
+
+/// Brings the directory into order under the lock, as a server would at its start.
+fn settle(keeper: &mut Keeper, clock: &impl Clock) -> Result<(Locked, Time), CommandError> {
+    let problems = keeper.look(clock.now().wall);
+    if keeper.ring.current().is_none() && keeper.ring.records().next().is_none() {
+        // Without a key there is nothing to bring into order, and nothing is left behind.
+        let path = &keeper.store.paths().private_key;
+        let problem = problems.into_iter().find(|problem| problem.file.as_ref() == Some(path));
+        let reason = problem.map_or(NO_KEY_YET.into(), |problem| problem.reason);
+        return Err(CommandError::NoCurrentKey { path: path.display().to_string(), reason });
+    }
+    let locked = keeper.store.lock()?;
+    // Read after the wait for the lock: what another command just did lies in the past.
+    let now = clock.now().wall;
+    keeper.store.sweep_temporary_files(&locked).map_err(ChangeError::from)?;
+    keeper.settle(now, &locked)?;
+    Ok((locked, now))
+}

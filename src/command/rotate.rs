@@ -1,0 +1,181 @@
+//! `jwks-server rotate`.
+
+use std::time::Duration;
+
+use chrono::TimeDelta;
+
+use super::{CommandError, open, settle};
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::jwk::{Jwk, KeyId};
+use crate::keeper::Keeper;
+use crate::lifecycle::{Action, Record, Slot, State, Time, human, ready_at, rfc3339};
+use crate::store::Locked;
+
+/// How long `rotate --now` waits for a running server to publish the key: one that has no file
+/// events looks every 10 s.
+const PATIENCE: Duration = Duration::from_secs(11);
+const POLL: Duration = Duration::from_millis(5);
+
+/// Promotes the next key if it is ready. Otherwise makes one if there is none, and asks for its
+/// promotion as soon as it is ready; or promotes it at once if `in_haste`. Returns what to tell the
+/// person.
+///
+/// # Errors
+///
+/// If there is no usable current key, or the directory cannot be changed.
+pub fn rotate(config: &Config, clock: &impl Clock, in_haste: bool) -> Result<String, CommandError> {
+    let (mut keeper, server) = open(config);
+    let (locked, now) = settle(&mut keeper, clock)?;
+    let Some(current) = usable_current(&keeper) else {
+        return Err(CommandError::NoCurrentKey {
+            path: keeper.store.paths().private_key.display().to_string(),
+            reason: "there is no good key in it, see `jwks-server check`".into(),
+        });
+    };
+    if let Some(told) = rotated_just_now(&keeper, current, now) {
+        return Ok(told);
+    }
+
+    if *keeper.ring.next_key() == Slot::Refused {
+        // Nothing is staged: a record without its key would be published to no purpose.
+        return Err(CommandError::RefusedNext {
+            path: keeper.store.paths().next_key().display().to_string(),
+        });
+    }
+    let next = match keeper.ring.next_key().key().filter(|next| *next != current) {
+        Some(next) => next,
+        None => {
+            let next = keeper.stage(!in_haste, now, &locked)?;
+            keeper.settle(now, &locked)?;
+            next
+        }
+    };
+    let (locked, now) = match &server {
+        Some(_) if in_haste => {
+            drop(locked);
+            await_publication(&mut keeper, next.kid(), clock);
+            settle(&mut keeper, clock)?
+        }
+        _ => (locked, now),
+    };
+    if keeper.ring.next_key().key() != Some(next) {
+        return Ok("nothing done: another rotation came first\n".into());
+    }
+    let record = keeper.ring.record(next.kid()).cloned();
+    let ready = record.as_ref().and_then(|record| record.published_at);
+    let ready = ready.map(|published_at| ready_at(published_at, &keeper.policy));
+    if in_haste || ready.is_some_and(|ready_at| ready_at <= now) {
+        let announced = ready.is_some_and(|ready_at| ready_at <= now);
+        promote(&mut keeper, next.kid(), now, &locked)?;
+        return Ok(promoted(&keeper, current.kid(), next.kid(), announced, server.is_some()));
+    }
+    if let Some(record) = record
+        && let State::Next { promotion_requested_at: None } = record.state
+    {
+        let state = Record::staged(next, now, true).state;
+        keeper.perform(Action::Write(record.with(state)), now, &locked)?;
+    }
+    Ok(waiting(&keeper, current.kid(), next.kid(), ready, server.is_some()))
+}
+
+/// Waits, [`PATIENCE`] at most, until the running server publishes the next key. A client that signs before
+/// that would make a verifier fetch a set without the key, and not fetch again for a while.
+fn await_publication(keeper: &mut Keeper, next: KeyId, clock: &impl Clock) {
+    let began = clock.now().elapsed;
+    loop {
+        let now = clock.now();
+        keeper.look(now.wall);
+        let published = keeper.ring.record(next).is_some_and(|next| next.published_at.is_some());
+        if published || now.elapsed > began + PATIENCE {
+            return;
+        }
+        std::thread::sleep(POLL);
+    }
+}
+
+fn usable_current(keeper: &Keeper) -> Option<Jwk> {
+    let held = match keeper.ring.private_key() {
+        Slot::Holds(key) => Some(*key),
+        Slot::Missing | Slot::Refused => None,
+    };
+    held.filter(|key| keeper.ring.current() == Some(*key))
+}
+
+/// A rotation that follows another at once is a repetition, and would only wear keys out.
+fn rotated_just_now(keeper: &Keeper, current: Jwk, now: Time) -> Option<String> {
+    let window = keeper.policy.cache_max_age();
+    let window = TimeDelta::from_std(window).unwrap_or(TimeDelta::MAX);
+    let replaced = keeper.ring.records().find(|record| {
+        matches!(record.state, State::Retired { activated_at: Some(_), .. })
+            && record.retired_at().is_some_and(|at| (now - at).abs() < window)
+    })?;
+    Some(format!(
+        "nothing done: {} replaced {} less than {} ago, and caches are still learning it\n",
+        current.kid(),
+        replaced.kid(),
+        human(&keeper.policy.cache_max_age())
+    ))
+}
+
+fn promote(
+    keeper: &mut Keeper,
+    next: KeyId,
+    now: Time,
+    locked: &Locked,
+) -> Result<(), CommandError> {
+    keeper.perform(Action::Promote(next), now, locked)?;
+    keeper.settle(now, locked)?;
+    Ok(())
+}
+
+fn promoted(
+    keeper: &Keeper,
+    before: KeyId,
+    next: KeyId,
+    announced: bool,
+    server_runs: bool,
+) -> String {
+    let file = keeper.store.paths().private_key.display();
+    let mut told = format!("promoted {next}: {file} holds it, and clients sign with it now\n");
+    if let Some(remove_at) = keeper.ring.record(before).and_then(Record::remove_at) {
+        told += &format!("retired  {before}: stays published until {}\n", rfc3339(remove_at));
+    }
+    if !announced {
+        told += &format!(
+            "warning: the new key was not published for {} before it signs. Until they fetch the \
+             set again, verifiers that hold an older one reject its signatures: Keycloak for up to \
+             11 s, servers that obey Cache-Control for {}, libraries for 5 to 75 min, and some for \
+             24 h.\n",
+            human(&keeper.policy.publish_lead()),
+            human(&keeper.policy.cache_max_age()),
+        );
+    }
+    told + no_server(server_runs)
+}
+
+fn waiting(
+    keeper: &Keeper,
+    current: KeyId,
+    next: KeyId,
+    ready: Option<Time>,
+    server_runs: bool,
+) -> String {
+    let lead = keeper.policy.publish_lead();
+    let when = match ready {
+        Some(ready_at) => format!("at {}", rfc3339(ready_at)),
+        None if server_runs => format!("{} from now", human(&lead)),
+        None => format!("{} after a server first publishes it", human(&lead)),
+    };
+    format!(
+        "staged   {next}: in {}\n\
+         current  {current}: clients sign with it until then\n\
+         The server promotes the next key {when}, when every verifier can know it. \
+         `rotate --now` would not wait.\n",
+        keeper.store.paths().next_key().display()
+    ) + no_server(server_runs)
+}
+
+fn no_server(server_runs: bool) -> &'static str {
+    if server_runs { "" } else { "No server runs on this directory: nothing is published now.\n" }
+}

@@ -1,0 +1,277 @@
+//! One change at a time: [`Keeper`] carries out what the lifecycle decides, in the store and in the
+//! ring. The manager and the commands work through it alike, each under the lock.
+
+use getrandom::SysRng;
+use tracing::{debug, info, warn};
+
+use crate::jwk::{Jwk, KeyId};
+use crate::key::{GenerateError, SigningKey};
+use crate::lifecycle::{
+    Action, KeyRing, Policy, Record, Slot, State, Time, ready_at, rfc3339, settle,
+};
+use crate::store::{Existing, LockError, Locked, Problem, Store, WriteError};
+
+/// The keys, where they lie, and the rules that they follow.
+#[derive(Debug)]
+pub struct Keeper {
+    /// The directory.
+    pub store: Store,
+    /// What is known of the keys.
+    pub ring: KeyRing,
+    /// How long each state lasts.
+    pub policy: Policy,
+}
+
+/// Why a change was given up. The next try begins with a new look.
+#[derive(Debug, thiserror::Error)]
+pub enum ChangeError {
+    /// The directory could not be changed.
+    #[error(transparent)]
+    Write(#[from] WriteError),
+    /// The lock could not be had.
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    /// No key could be made.
+    #[error("make a key")]
+    Generate(#[from] GenerateError),
+    /// Nothing is changed before all that is there was seen.
+    #[error("list {path}")]
+    Unlisted {
+        /// The directory of the records.
+        path: String,
+    },
+    /// Changes followed from each other without an end; a defect of the lifecycle.
+    #[error("the keys do not come to rest")]
+    Unsettled,
+}
+
+/// More changes at a time than any directory can want.
+const MAX_CHANGES: usize = 100_000;
+
+impl Keeper {
+    /// A keeper that has not looked yet.
+    pub fn new(store: Store, policy: Policy) -> Self {
+        Self { store, ring: KeyRing::default(), policy }
+    }
+
+    /// Reads the directory, and returns what is wrong with it.
+    pub fn look(&mut self, now: Time) -> Vec<Problem> {
+        let (seen, mut problems) = self.store.look(now);
+        for before in self.ring.observe(seen) {
+            if let Some(after) = self.ring.record(before.kid()) {
+                report_change(Some(&before), after, false, &self.policy, now);
+            }
+        }
+        self.report_contradictions(&mut problems);
+        problems
+    }
+
+    /// Carries out one action durably.
+    pub fn perform(
+        &mut self,
+        action: Action,
+        now: Time,
+        locked: &Locked,
+    ) -> Result<(), ChangeError> {
+        match action {
+            Action::Write(record) => {
+                let kid = record.kid();
+                self.remember(record, now);
+                self.save(kid, locked)?;
+            }
+            Action::Remove(kid) => {
+                self.store.remove(kid, locked)?;
+                self.forget(kid);
+            }
+            Action::Stage => {
+                self.stage(false, now, locked)?;
+            }
+            Action::Promote(_) => self.store.promote(locked)?,
+            Action::Generate => self.generate(Existing::Keep, now, locked)?,
+            Action::ReplaceRevoked => self.generate(Existing::Replace, now, locked)?,
+            Action::DiscardNext => {
+                self.store.discard_next(locked)?;
+                warn!("deleted a next key that is revoked");
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes a key and puts it in `private_key.pem`.
+    fn generate(
+        &mut self,
+        existing: Existing,
+        now: Time,
+        locked: &Locked,
+    ) -> Result<(), ChangeError> {
+        let key = SigningKey::generate(&mut SysRng)?;
+        let record = Record::staged(*key.jwk(), now, false);
+        self.store.put_private_key(&key, &record, existing, locked)?;
+        info!(kid = %record.kid(), state = "current", "generated a key");
+        Ok(())
+    }
+
+    /// Makes a key and puts it in `next_key.pem`; it is promoted once it is ready if
+    /// `promotion_requested`, otherwise when the schedule says.
+    pub fn stage(
+        &mut self,
+        promotion_requested: bool,
+        now: Time,
+        locked: &Locked,
+    ) -> Result<Jwk, ChangeError> {
+        // What the file holds is at most a copy of the current key; anything else is kept.
+        let existing = match self.ring.next_key() {
+            Slot::Holds(next) if self.ring.current() == Some(*next) => Existing::Replace,
+            Slot::Holds(_) | Slot::Missing | Slot::Refused => Existing::Keep,
+        };
+        let key = SigningKey::generate(&mut SysRng)?;
+        let record = Record::staged(*key.jwk(), now, promotion_requested);
+        self.store.put_next_key(&key, &record, existing, locked)?;
+        info!(kid = %record.kid(), state = "next", "staged a key");
+        Ok(*key.jwk())
+    }
+
+    /// Makes the records agree with the files, and returns what is wrong with the directory then.
+    pub fn settle(&mut self, now: Time, locked: &Locked) -> Result<Vec<Problem>, ChangeError> {
+        for _ in 0..MAX_CHANGES {
+            let problems = self.look(now);
+            if !self.ring.is_complete() {
+                let path = self.store.paths().keys_dir.display().to_string();
+                return Err(ChangeError::Unlisted { path });
+            }
+            self.flush(locked)?;
+            match settle(&self.ring, &self.policy, now) {
+                Some(action) => self.perform(action, now, locked)?,
+                None => return Ok(problems),
+            }
+        }
+        Err(ChangeError::Unsettled)
+    }
+
+    /// The same for a directory that cannot be written: the records are kept in memory.
+    pub fn settle_in_memory(&mut self, now: Time) -> Vec<Problem> {
+        loop {
+            let problems = self.look(now);
+            match settle(&self.ring, &self.policy, now) {
+                Some(Action::Write(record)) => self.remember(record, now),
+                _ => return problems,
+            }
+        }
+    }
+
+    /// Writes the records that the directory lacks.
+    pub fn flush(&mut self, locked: &Locked) -> Result<(), ChangeError> {
+        let unsaved: Vec<_> = self.ring.unsaved().map(Record::kid).collect();
+        for kid in unsaved {
+            self.save(kid, locked)?;
+        }
+        Ok(())
+    }
+
+    /// Writes the record of `kid`, unless its file is there and could not be read: what it says may
+    /// be newer, or a tombstone.
+    fn save(&mut self, kid: KeyId, locked: &Locked) -> Result<(), ChangeError> {
+        if let Some(record) = self.ring.record(kid)
+            && !self.store.has_refused_file_of(record)
+        {
+            self.store.save(record, locked)?;
+            self.ring.saved(kid);
+        }
+        Ok(())
+    }
+
+    /// Takes `record` for the truth, whether or not it can be written.
+    pub fn remember(&mut self, record: Record, now: Time) {
+        let before = self.ring.record(record.kid());
+        let is_first = self.ring.records().all(|known| known.kid() == record.kid());
+        report_change(before, &record, is_first, &self.policy, now);
+        self.ring.remember(record);
+    }
+
+    /// The word for where `kid` is in its life; a key without a record is a dropped one, or one that
+    /// was found this very moment.
+    pub fn state_name(&self, kid: KeyId) -> &'static str {
+        match self.ring.record(kid) {
+            Some(record) => record.state.name(),
+            None if self.ring.current().is_some_and(|current| current.kid() == kid) => "current",
+            None if self.ring.next_key().key().is_some_and(|next| next.kid() == kid) => "next",
+            None => "dropped",
+        }
+    }
+
+    /// Forgets a key whose time is up.
+    pub fn forget(&mut self, kid: KeyId) {
+        info!(%kid, "removed a retired key");
+        self.ring.forget(kid);
+    }
+
+    /// Forgets a key whose time is up although its file cannot be deleted.
+    pub fn let_go(&mut self, kid: KeyId) {
+        info!(%kid, "let go of a retired key, whose record cannot be deleted");
+        self.ring.let_go(kid);
+    }
+
+    /// What is wrong with the files taken together, each of them being good.
+    fn report_contradictions(&self, problems: &mut Vec<Problem>) {
+        let paths = self.store.paths();
+        let current = self.ring.current();
+        match self.ring.private_key() {
+            Slot::Missing if current.is_some() => {
+                let reason = "there is no such file; the key that it held last is still served";
+                problems.push(Problem::of("missing_private_key", &paths.private_key, reason));
+            }
+            Slot::Holds(_) | Slot::Missing | Slot::Refused => {}
+        }
+        if self.ring.next_key().key().is_some_and(|next| Some(next) == current) {
+            let reason = "holds the current key; no rotation comes of it";
+            problems.push(Problem::of("next_is_current", paths.next_key(), reason));
+        }
+        let held = [
+            (self.ring.private_key().key(), paths.private_key.clone()),
+            (self.ring.next_key().key(), paths.next_key()),
+        ];
+        let dropped =
+            self.ring.dropped().map(|(name, key)| (Some(*key), paths.keys_dir.join(name)));
+        for (key, file) in held.into_iter().chain(dropped) {
+            if let Some(key) = key.filter(|key| self.ring.is_revoked(key.kid())) {
+                let reason = format!("holds the revoked key {}, which is not served", key.kid());
+                problems.push(Problem::of("revoked_key", file, reason));
+            }
+        }
+    }
+}
+
+/// One line of the log for each change of a key's state.
+fn report_change(
+    before: Option<&Record>,
+    after: &Record,
+    is_first: bool,
+    policy: &Policy,
+    now: Time,
+) {
+    let kid = after.kid();
+    let state = after.state.name();
+    if before.is_some_and(|before| before.state == after.state) {
+        return debug!(%kid, state, published_at = ?after.published_at, "recorded");
+    }
+    match &after.state {
+        State::Next { .. } => info!(%kid, state, "found a next key"),
+        State::Current { .. } => {
+            let published_at = after.published_at;
+            // Nobody can have cached a set before the first key of all.
+            if is_first || published_at.is_some_and(|at| ready_at(at, policy) <= now) {
+                info!(%kid, state, "activated");
+            } else {
+                // A key that a person put in place, or a rotation in haste.
+                warn!(
+                    %kid, state, published_at = published_at.map(rfc3339),
+                    "unannounced_activation: signs before it was published for the lead time"
+                );
+            }
+        }
+        State::Retired { remove_at, .. } => {
+            info!(%kid, state, remove_at = rfc3339(*remove_at), "retired");
+        }
+        State::Revoked { reason, .. } => warn!(%kid, state, reason, "revoked"),
+    }
+}

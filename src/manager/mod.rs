@@ -1,0 +1,384 @@
+//! The key manager: [`Manager::reconcile`] runs at start, on the timer and on every file event.
+//!
+//! It looks at the directory, publishes what it holds, asks the lifecycle what is due, does that
+//! one durable action, and repeats; else it says when to wake it next. Running it twice at the same
+//! moment changes nothing the second time, and recovery after a crash is nothing else.
+
+mod role;
+mod start;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use tracing::{info, warn};
+
+use crate::clock::{Clock, ClockWatch, Moment};
+use crate::error::chain;
+use crate::health::{Degradation, Health};
+use crate::jwk::{Jwk, JwkSet, KeyId};
+use crate::keeper::{ChangeError, Keeper};
+use crate::lifecycle::{Action, Serving, Step, Time, step};
+use crate::snapshot::{Publisher, Snapshot};
+use crate::store::{Locked, Problem};
+use role::Role;
+
+pub use role::ServerNote;
+pub use start::StartError;
+
+/// The manager looks at everything this often, whether or not there were file events.
+pub const SWEEP: Duration = Duration::from_secs(10);
+/// When to look again while a command makes a change.
+const SOON: Duration = Duration::from_millis(50);
+/// How long another process may take to put a key in place of a revoked one.
+const REPLACEMENT: Duration = Duration::from_secs(1);
+/// More changes at a time than any directory can want.
+const MAX_CHANGES: usize = 100_000;
+/// Verifiers are known that refuse a larger set.
+const LARGE_SET: usize = 50 * 1024;
+
+/// Keeps the keys of one directory, and publishes their set.
+#[derive(Debug)]
+pub struct Manager {
+    keeper: Keeper,
+    role: Role,
+    /// When, by the monotonic clock, to try for a better role, or after a failure to write.
+    retry_at: Duration,
+    clocks: ClockWatch,
+    /// What stood in the way of the last change, until it has been tried again.
+    failure: Option<Problem>,
+    /// Since when, by the monotonic clock, another process has been found to hold the lock.
+    busy_since: Option<Duration>,
+    /// Since when, by the monotonic clock, no current key is known.
+    keyless_since: Option<Duration>,
+    publisher: Publisher<Snapshot>,
+    health: Publisher<Health>,
+    /// The keys of the published set, in order.
+    published: Vec<Jwk>,
+    /// Since when, by the monotonic clock, this process has had each key in its set.
+    served_since: BTreeMap<KeyId, Duration>,
+    /// The problems that were reported and are still there.
+    reported: BTreeSet<Problem>,
+}
+
+/// Whether the directory may be changed, in the course of one reconciliation.
+enum Changes {
+    /// Nothing to change was found yet.
+    NotAsked,
+    /// Under the lock.
+    Locked(Locked),
+    /// Not now: a command is making a change.
+    Busy,
+    /// Not at all: by the role, or since the disk failed. Changes are only remembered.
+    None,
+}
+
+impl Manager {
+    /// Brings the published set and the directory up to date, and says when to come again at the
+    /// latest.
+    ///
+    /// `outside` is a problem that only the caller knows.
+    pub fn reconcile(&mut self, clock: &impl Clock, outside: Option<Problem>) -> Duration {
+        let mut problems = BTreeSet::from_iter(outside);
+        let wake_after = self.work(clock, &mut problems);
+        self.report(problems);
+        wake_after.min(SWEEP)
+    }
+
+    /// Looks and acts until nothing more is due.
+    fn work(&mut self, clock: &impl Clock, problems: &mut BTreeSet<Problem>) -> Duration {
+        self.renew_role(clock.now());
+        let mut changes = match self.role {
+            Role::Keeper(_) if clock.now().elapsed >= self.retry_at => Changes::NotAsked,
+            // What failed a moment ago would fail again, and each try makes file events.
+            _ => Changes::None,
+        };
+        for _ in 0..MAX_CHANGES {
+            let found = self.keeper.look(clock.now().wall);
+            // Each time round has its own time: a slow disk must not make a key seem published
+            // before it was.
+            let moment = clock.now();
+            if !self.keeper.ring.is_complete() {
+                // What could not be listed may be a tombstone.
+                changes = Changes::None;
+            }
+            // A key has a record before it is served, if it can have one: what is promised to it
+            // then outlives both the process and the file.
+            let may_write = matches!(changes, Changes::NotAsked | Changes::Locked(_));
+            if !(may_write && self.keeper.ring.has_unrecorded()) {
+                self.publish(moment, problems);
+            }
+            let paused_for = self.clocks.observe(moment);
+            let step = self.step(moment, paused_for);
+            let done = match &changes {
+                _ if self.at_rest(&step) => Ok(Some(wake_after(&step, moment.wall))),
+                Changes::NotAsked => {
+                    // What is changed is what was read under the lock: look again first.
+                    self.keeper.store.try_lock().map_err(ChangeError::from).map(|locked| {
+                        changes = locked.map_or(Changes::Busy, Changes::Locked);
+                        None
+                    })
+                }
+                Changes::Locked(locked) => self.act(step, moment, locked),
+                Changes::Busy | Changes::None => Ok(self.act_in_memory(step, moment, &changes)),
+            };
+            let wake_after = match done {
+                Ok(None) => continue,
+                Ok(Some(wake_after)) => wake_after,
+                Err(error) => {
+                    self.failure = Some(failed(&error));
+                    self.retry_at = moment.elapsed + SWEEP;
+                    changes = Changes::None;
+                    continue;
+                }
+            };
+            if moment.elapsed >= self.retry_at {
+                self.failure = None;
+            }
+            problems.extend(self.failure.clone());
+            problems.extend(found);
+            if paused_for.is_some() {
+                let reason = "the clock was set; no key is promoted or removed for ten minutes";
+                problems.insert(Problem { code: "clock_set", file: None, reason: reason.into() });
+            }
+            return wake_after.min(self.mind_others(moment, &changes, problems));
+        }
+        let reason = "the keys do not come to rest: a defect of this program".into();
+        problems.insert(Problem { code: "unsettled", file: None, reason });
+        SWEEP
+    }
+
+    /// What there is to do because another process may be at work; returns when to look again for
+    /// that.
+    fn mind_others(
+        &mut self,
+        moment: Moment,
+        changes: &Changes,
+        problems: &mut BTreeSet<Problem>,
+    ) -> Duration {
+        let is_busy = matches!(changes, Changes::Busy);
+        let busy_since = self.busy_since.filter(|_| is_busy).unwrap_or(moment.elapsed);
+        self.busy_since = is_busy.then_some(busy_since);
+        if moment.elapsed >= busy_since + SWEEP {
+            let file = &self.keeper.store.paths().keys_dir;
+            let reason = "locked by another process for more than 10 s; nothing can be changed";
+            problems.insert(Problem::of("lock_held", file, reason));
+        }
+
+        // A revoked key leaves the set at once; but for a moment there may be none in its place.
+        let keyless = self.keeper.ring.current().is_none();
+        let keyless_since = self.keyless_since.filter(|_| keyless).unwrap_or(moment.elapsed);
+        self.keyless_since = keyless.then_some(keyless_since);
+        let awaits_another = is_busy || matches!(self.role, Role::Follower(_));
+        if keyless && (!awaits_another || moment.elapsed >= keyless_since + REPLACEMENT) {
+            self.publish_without_current(moment, problems);
+        }
+        if is_busy || keyless { SOON } else { SWEEP }
+    }
+
+    /// Whether there is nothing to do now.
+    fn at_rest(&self, step: &Step) -> bool {
+        !matches!(step, Step::Act(_)) && self.keeper.ring.unsaved().next().is_none()
+    }
+
+    /// What is due, as the lifecycle sees it.
+    fn step(&self, moment: Moment, paused_for: Option<Duration>) -> Step {
+        let now = moment.wall;
+        let served_for = self
+            .served_since
+            .iter()
+            .map(|(kid, since)| (*kid, moment.elapsed.saturating_sub(*since)))
+            .collect();
+        let may_rotate =
+            matches!(self.role, Role::Keeper(_)) && self.keeper.store.root_is_writable();
+        let serving = Serving { served_for: &served_for, paused_for, may_rotate };
+        let step = step(&self.keeper.ring, &self.keeper.policy, moment.wall, &serving);
+        match step {
+            // A key that was dropped in before has been published for as long already.
+            Step::Act(Action::Write(record)) => {
+                let served_for = served_for.get(&record.kid());
+                let published = served_for.map(|served_for| record.published(now - *served_for));
+                Step::Act(Action::Write(published.unwrap_or(record)))
+            }
+            step => step,
+        }
+    }
+
+    /// Does what is due durably; returns when to come again if that is not at once.
+    fn act(
+        &mut self,
+        step: Step,
+        moment: Moment,
+        locked: &Locked,
+    ) -> Result<Option<Duration>, ChangeError> {
+        let now = moment.wall;
+        let wake_after = wake_after(&step, now);
+        // Nothing moves on while a record is not on disk.
+        self.keeper.flush(locked)?;
+        match step {
+            Step::Act(action) => self.keeper.perform(action, now, locked).map(|()| None),
+            Step::Wait(_) | Step::Idle => Ok(Some(wake_after)),
+        }
+    }
+
+    /// Does what can be done without writing: remembering, and forgetting what no file has.
+    fn act_in_memory(&mut self, step: Step, moment: Moment, changes: &Changes) -> Option<Duration> {
+        let ring = &self.keeper.ring;
+        // What others are about to say of a key that has a record, or have said where it could not
+        // be read, is not guessed.
+        let others_write = matches!(changes, Changes::Busy)
+            || matches!(self.role, Role::Follower(_))
+            || !ring.is_complete();
+        match step {
+            Step::Act(Action::Write(record))
+                if !others_write
+                    || ring.record(record.kid()).is_none()
+                    || ring.is_gone(record.kid()) =>
+            {
+                self.keeper.remember(record, moment.wall);
+                None
+            }
+            Step::Act(Action::Remove(kid)) if ring.is_gone(kid) => {
+                self.keeper.forget(kid);
+                None
+            }
+            Step::Act(Action::Remove(kid)) if matches!(self.role, Role::ReadOnly(_)) => {
+                self.keeper.let_go(kid);
+                None
+            }
+            Step::Act(_) => Some(SWEEP),
+            Step::Wait(_) | Step::Idle => Some(wake_after(&step, moment.wall)),
+        }
+    }
+
+    /// Publishes the set, if it has the current key.
+    ///
+    /// It has none for the moment between the revocation of the current key and its replacement,
+    /// and the set before it is better than one without.
+    fn publish(&mut self, moment: Moment, problems: &mut BTreeSet<Problem>) {
+        if self.keeper.ring.current().is_some() {
+            self.publish_keys(self.keeper.ring.served(), moment, problems);
+        }
+    }
+
+    /// Publishes the set although it has no current key, since none is to be had.
+    fn publish_without_current(&mut self, moment: Moment, problems: &mut BTreeSet<Problem>) {
+        let reason = "no current key is known; what is published are the other keys";
+        problems.insert(Problem { code: "no_current_key", file: None, reason: reason.into() });
+        self.publish_keys(self.keeper.ring.served(), moment, problems);
+    }
+
+    fn publish_keys(&mut self, keys: Vec<Jwk>, moment: Moment, problems: &mut BTreeSet<Problem>) {
+        if keys != self.published {
+            let rendered =
+                JwkSet::new(keys.clone()).map_err(|error| error.to_string()).and_then(|set| {
+                    Snapshot::render(&set, self.keeper.policy.cache_max_age())
+                        .map_err(|error| error.to_string())
+                });
+            let snapshot = match rendered {
+                Ok(snapshot) => snapshot,
+                Err(reason) => {
+                    problems.insert(Problem { code: "unpublished_set", file: None, reason });
+                    return;
+                }
+            };
+            self.publisher.publish(snapshot);
+            self.note_published(keys, moment);
+        }
+        let size = self.publisher.value().body.len();
+        if size > LARGE_SET {
+            let reason =
+                format!("the set is {size} bytes long; some verifiers read 50 KiB at most");
+            problems.insert(Problem { code: "large_set", file: None, reason });
+        }
+    }
+
+    /// Remembers since when each key is served, and logs which came and which went.
+    fn note_published(&mut self, keys: Vec<Jwk>, moment: Moment) {
+        let kids: BTreeSet<_> = keys.iter().map(Jwk::kid).collect();
+        for kid in &kids {
+            let keeper = &self.keeper;
+            self.served_since.entry(*kid).or_insert_with(|| {
+                info!(%kid, state = keeper.state_name(*kid), "served");
+                moment.elapsed
+            });
+        }
+        self.served_since.retain(|kid, _| {
+            let stays = kids.contains(kid);
+            if !stays {
+                info!(%kid, "no longer served");
+            }
+            stays
+        });
+        self.published = keys;
+    }
+
+    /// Takes the role that is to be had now.
+    fn renew_role(&mut self, moment: Moment) {
+        let due = match &self.role {
+            Role::Keeper(lock) => !lock.is_valid(),
+            Role::Follower(_) | Role::ReadOnly(_) => moment.elapsed >= self.retry_at,
+        };
+        if !due {
+            return;
+        }
+        let role = Role::take(&self.keeper.store, &self.keeper.policy, moment.wall);
+        if std::mem::discriminant(&role) != std::mem::discriminant(&self.role) {
+            info!(role = role.name(), "role changed");
+        }
+        if !matches!(role, Role::Keeper(_)) {
+            self.retry_at = moment.elapsed + SWEEP;
+        }
+        self.role = role;
+    }
+
+    /// Logs the problems that are new and those that are gone, and updates the health.
+    fn report(&mut self, mut problems: BTreeSet<Problem>) {
+        problems.extend(self.role.problem(&self.keeper.store));
+        problems.extend(self.unwritable_root());
+        for problem in problems.difference(&self.reported) {
+            warn!(code = problem.code, "{problem}");
+        }
+        for problem in self.reported.difference(&problems) {
+            info!(code = problem.code, "resolved: {problem}");
+        }
+        let degraded = problems
+            .iter()
+            .map(|problem| Degradation {
+                code: problem.code,
+                file: problem
+                    .file
+                    .as_ref()
+                    .and_then(|file| Some(file.file_name()?.to_string_lossy().into_owned())),
+            })
+            .collect();
+        self.health.publish(Health { degraded });
+        self.reported = problems;
+    }
+
+    /// Private keys cannot be moved where their directory is read-only, as a mounted Secret is; that
+    /// is a problem if they should be.
+    fn unwritable_root(&self) -> Option<Problem> {
+        let store = &self.keeper.store;
+        let in_the_way = matches!(self.role, Role::Keeper(_))
+            && self.keeper.policy.rotate_every().is_some()
+            && !store.root_is_writable();
+        let reason = "cannot be written, so the schedule is not followed: no key can be put here";
+        in_the_way.then(|| Problem::of("read_only", store.paths().root(), reason))
+    }
+}
+
+/// How long until the manager has something to do by itself.
+fn wake_after(step: &Step, now: Time) -> Duration {
+    match step {
+        Step::Act(_) => Duration::ZERO,
+        // Not a moment too early, which would find nothing due.
+        Step::Wait(due) => {
+            (due.at - now).to_std().unwrap_or(Duration::ZERO) + Duration::from_millis(1)
+        }
+        Step::Idle => SWEEP,
+    }
+}
+
+fn failed(error: &(dyn std::error::Error + 'static)) -> Problem {
+    Problem { code: "write_failed", file: None, reason: format!("failed to {}", chain(error)) }
+}

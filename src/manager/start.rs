@@ -1,0 +1,152 @@
+//! How the manager begins: bring the directory into order, make a key if there is none, or give up
+//! with a reason.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use tracing::warn;
+
+use super::Manager;
+use super::role::Role;
+use crate::clock::{Clock, ClockWatch};
+use crate::error::chain;
+use crate::health::Health;
+use crate::jwk::{JwkSet, JwkSetError};
+use crate::keeper::{ChangeError, Keeper};
+use crate::lifecycle::{Policy, Record, Slot, State, Time, opening};
+use crate::snapshot::{Reader, RenderError, Snapshot, channel};
+use crate::store::{LockError, Problem, Store};
+
+/// Why the manager could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The current key is there and no good, and no record says what to serve in its place.
+    #[error("{0}")]
+    Refused(Problem),
+    /// There is no key, and none may be made here.
+    #[error("there is no key in {path} and none can be made")]
+    NoKey {
+        /// Where a key was expected.
+        path: String,
+        /// What stands in the way.
+        #[source]
+        source: LockError,
+    },
+    /// The directory could not be changed.
+    #[error("prepare the key directory")]
+    Change(#[from] ChangeError),
+    /// A lock could not be had.
+    #[error("lock the key directory")]
+    Lock(#[from] LockError),
+    /// The first set could not be built.
+    #[error("build the key set")]
+    Set(#[from] JwkSetError),
+    /// The first set could not be rendered.
+    #[error(transparent)]
+    Render(#[from] RenderError),
+}
+
+impl Manager {
+    /// Brings the directory into order, makes a key if there is none, and returns the manager with
+    /// the readers of what it publishes.
+    ///
+    /// # Errors
+    ///
+    /// If there is no key to serve. Nothing that could not be read was overwritten.
+    pub fn start(
+        store: Store,
+        policy: Policy,
+        clock: &impl Clock,
+    ) -> Result<(Self, Reader<Snapshot>, Reader<Health>), StartError> {
+        let now = clock.now().wall;
+        let role = match Role::take(&store, &policy, now) {
+            // The parent of `keys/` does not exist: a mistyped path, not a read-only directory.
+            Role::ReadOnly(LockError::Open { path, source })
+                if source.kind() == std::io::ErrorKind::NotFound =>
+            {
+                return Err(LockError::Open { path, source }.into());
+            }
+            role => role,
+        };
+        let mut keeper = Keeper::new(store, policy);
+        let problems = keeper.look(now);
+        if !keeper.ring.is_complete() {
+            return Err(first_refusal(problems));
+        }
+        let trouble = match role {
+            Role::Keeper(_) => prepare(&mut keeper, now).err(),
+            Role::Follower(_) | Role::ReadOnly(_) => None,
+        };
+        // A start may not guess in place of a current key that is there and no good.
+        let promised = keeper.ring.records().any(|record| !record.is_revoked());
+        if *keeper.ring.private_key() == Slot::Refused && !promised {
+            return Err(first_refusal(problems));
+        }
+        if trouble.is_some() || matches!(role, Role::ReadOnly(_)) {
+            keeper.settle_in_memory(now);
+        }
+        // A staged key alone is the beginning of somebody's work, or a first key that could not be
+        // written: nobody signs with it.
+        let has_signed =
+            |record: &Record| matches!(record.state, State::Current { .. } | State::Retired { .. });
+        if keeper.ring.current().is_none() && !keeper.ring.records().any(has_signed) {
+            let path = keeper.store.paths().private_key.display().to_string();
+            return Err(match (role, trouble) {
+                (Role::Follower(source) | Role::ReadOnly(source), _) => {
+                    StartError::NoKey { path, source }
+                }
+                (Role::Keeper(_), Some(trouble)) => trouble,
+                (Role::Keeper(_), None) => first_refusal(problems),
+            });
+        }
+        if let Some(trouble) = &trouble {
+            warn!("failed to {}", chain(trouble));
+        }
+        let keys = keeper.ring.served();
+        let snapshot = Snapshot::render(&JwkSet::new(keys)?, policy.cache_max_age())?;
+        let (publisher, snapshot) = channel(snapshot);
+        let (health, health_reader) = channel(Health::default());
+        let mut manager = Self {
+            keeper,
+            role,
+            retry_at: Duration::ZERO,
+            clocks: ClockWatch::default(),
+            failure: None,
+            busy_since: None,
+            keyless_since: None,
+            publisher,
+            health,
+            published: Vec::new(),
+            served_since: BTreeMap::new(),
+            reported: BTreeSet::new(),
+        };
+        manager.reconcile(clock, None);
+        Ok((manager, snapshot, health_reader))
+    }
+}
+
+/// Brings the directory into order before anything is served: what a killed process left is swept,
+/// a key is made if there is none, and the records are made to agree with the files.
+fn prepare(keeper: &mut Keeper, now: Time) -> Result<(), StartError> {
+    let locked = keeper.store.lock()?;
+    keeper.store.sweep_temporary_files(&locked).map_err(ChangeError::from)?;
+    keeper.look(now);
+    if let Some(action) = opening(&keeper.ring) {
+        keeper.perform(action, now, &locked)?;
+    }
+    if *keeper.ring.private_key() != Slot::Refused || keeper.ring.records().next().is_some() {
+        keeper.settle(now, &locked)?;
+    }
+    Ok(())
+}
+
+fn first_refusal(problems: Vec<Problem>) -> StartError {
+    let in_the_way = |problem: &Problem| {
+        matches!(problem.code, "refused_file" | "unreadable_directory" | "revoked_key")
+    };
+    StartError::Refused(problems.into_iter().find(in_the_way).unwrap_or_else(|| Problem {
+        code: "no_key",
+        file: None,
+        reason: "there is no key to serve".into(),
+    }))
+}

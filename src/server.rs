@@ -1,0 +1,202 @@
+//! The serving process: the manager's loop beside the HTTP side, until one of them ends.
+
+use std::future::Future;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep, sleep_until};
+use tracing::info;
+
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::health::Health;
+use crate::http::{self, Limits};
+use crate::manager::{Manager, StartError};
+use crate::snapshot::{Reader, Snapshot};
+use crate::store::{LockError, Problem, Store};
+use crate::watch::Watcher;
+
+/// After the last event of a burst the manager looks once more, after this much quiet.
+const QUIET: Duration = Duration::from_millis(100);
+/// The least time between two looks in a burst. A key that is copied in under another name and then
+/// renamed is two events: clients sign with it after the second, so that is not to wait for quiet.
+const GAP: Duration = Duration::from_millis(10);
+const LONGEST_GAP: Duration = Duration::from_millis(500);
+/// How long a second server waits for the first to make a key.
+const FIRST_KEY: Duration = Duration::from_secs(5);
+
+/// Why the process had to end.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// There is no key set to serve.
+    #[error("start")]
+    Start(#[from] StartError),
+    /// The manager ended, which it never should; what is served would not change any more.
+    #[error("keep the keys: the manager died")]
+    ManagerDied,
+}
+
+/// Binds the listening socket: one that takes IPv4 and IPv6 unless an address is given.
+///
+/// # Errors
+///
+/// If the address cannot be had, for example because the port is in use.
+pub fn bind(config: &Config) -> io::Result<TcpListener> {
+    if let Some(ip) = config.bind {
+        return listen(ip, config.port);
+    }
+    match listen(Ipv6Addr::UNSPECIFIED.into(), config.port) {
+        // IPv6 is switched off on some machines and in some containers.
+        Err(error)
+            if !matches!(
+                error.kind(),
+                io::ErrorKind::AddrInUse | io::ErrorKind::PermissionDenied
+            ) =>
+        {
+            listen(Ipv4Addr::UNSPECIFIED.into(), config.port)
+        }
+        bound => bound,
+    }
+}
+
+fn listen(ip: IpAddr, port: u16) -> io::Result<TcpListener> {
+    let address = SocketAddr::new(ip, port);
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM.nonblocking().cloexec(),
+        Some(Protocol::TCP),
+    )?;
+    if ip.is_ipv6() {
+        // Whatever the system's default is, one socket serves both.
+        socket.set_only_v6(ip != IpAddr::V6(Ipv6Addr::UNSPECIFIED))?;
+    }
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(1024)?;
+    TcpListener::from_std(socket.into())
+}
+
+/// Serves until `shutdown`, and then until the open requests are answered, 3 s at most.
+///
+/// `ready` is called once there is a set to serve.
+///
+/// # Errors
+///
+/// If there is no key set to serve, or the manager dies.
+pub async fn run(
+    config: &Config,
+    listener: TcpListener,
+    clock: impl Clock,
+    ready: impl FnOnce(),
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), ServeError> {
+    let clock = Arc::new(clock);
+    // The watch begins before the first look, so that no change falls between the two.
+    let watcher = Watcher::new([config.paths.root().to_owned(), config.paths.keys_dir.clone()]);
+    let pulse = watcher.pulse();
+    let mut shutdown = pin!(shutdown);
+    let started = tokio::select! {
+        started = start(config.clone(), Arc::clone(&clock)) => started?,
+        () = &mut shutdown => return Ok(()),
+    };
+    let (manager, snapshot, health) = started;
+    ready();
+
+    let mut manager = pin!(keep(manager, watcher, pulse, clock));
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let serving = http::serve(listener, snapshot, health, Limits::default(), async {
+        // The sender is dropped when this function ends early; that is a stop as well.
+        let _ = stopped.await;
+    });
+    let mut serving = pin!(serving);
+    tokio::select! {
+        () = &mut manager => Err(ServeError::ManagerDied),
+        () = &mut serving => Ok(()),
+        () = &mut shutdown => {
+            info!("stopping");
+            // The receiver is there as long as `serving` is.
+            let _ = stop.send(());
+            serving.await;
+            Ok(())
+        }
+    }
+}
+
+/// What a start yields: the manager, and the readers of what it publishes.
+type Started = (Manager, Reader<Snapshot>, Reader<Health>);
+
+/// Starts the manager. A second server on an empty directory waits for the first to make a key.
+async fn start(config: Config, clock: Arc<impl Clock>) -> Result<Started, ServeError> {
+    let deadline = Instant::now() + FIRST_KEY;
+    loop {
+        let store = Store::new(config.paths.clone(), config.key_format);
+        let clock = Arc::clone(&clock);
+        let work =
+            tokio::task::spawn_blocking(move || Manager::start(store, config.policy, &*clock));
+        match work.await.map_err(|_| ServeError::ManagerDied)? {
+            Err(StartError::NoKey { source: LockError::Held { .. }, .. })
+                if Instant::now() < deadline =>
+            {
+                sleep(QUIET).await;
+            }
+            started => return Ok(started?),
+        }
+    }
+}
+
+/// Reconciles at each pulse, after it, and when the manager has something to do by itself. Returns
+/// only if the manager panicked.
+async fn keep(
+    mut manager: Manager,
+    mut watcher: Watcher,
+    pulse: Arc<Notify>,
+    clock: Arc<impl Clock>,
+) {
+    // Operators send it to make a server reload; without a handler it would end the process.
+    let mut hangups = signal(SignalKind::hangup()).ok();
+    let mut quiet_at = None::<Instant>;
+    let mut wake_at = Instant::now();
+    loop {
+        tokio::select! {
+            () = pulse.notified() => quiet_at = Some(Instant::now() + QUIET),
+            () = sleep_until(quiet_at.unwrap_or(wake_at).min(wake_at)) => quiet_at = None,
+            () = hangup(&mut hangups) => {}
+        }
+        let looked_at = Instant::now();
+        let clock = Arc::clone(&clock);
+        // The one seam between the runtime and the plain functions that wait on disks.
+        let work = tokio::task::spawn_blocking(move || {
+            watcher.rearm();
+            let trouble = watcher.trouble().map(|reason| Problem {
+                code: "no_file_events",
+                file: None,
+                reason: format!(
+                    "there are no file events, so changes are found within 10 s: {reason}"
+                ),
+            });
+            let wake_after = manager.reconcile(&*clock, trouble);
+            (manager, watcher, wake_after)
+        });
+        let Ok((kept, watching, wake_after)) = work.await else { return };
+        (manager, watcher) = (kept, watching);
+        wake_at = Instant::now() + wake_after;
+        // Events that come meanwhile are one pulse: however many there are, looking takes a fifth of
+        // the time, unless the directory is so large that changes would be served too late.
+        sleep((looked_at.elapsed() * 4).clamp(GAP, LONGEST_GAP)).await;
+    }
+}
+
+/// The next SIGHUP; never, if they cannot be listened for.
+async fn hangup(hangups: &mut Option<Signal>) {
+    match hangups {
+        Some(hangups) => drop(hangups.recv().await),
+        None => std::future::pending().await,
+    }
+}

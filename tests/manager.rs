@@ -1,0 +1,330 @@
+//! The manager on a real directory, in virtual time: a restart is a new manager, a crash is one that
+//! was dropped wherever it was.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::time::Duration;
+
+use jwks_server::clock::{Clock, Moment};
+use jwks_server::health::Health;
+use jwks_server::jwk::KeyId;
+use jwks_server::key::{KeyFormat, SigningKey, parse_pem};
+use jwks_server::lifecycle::{Policy, PolicySettings, Time};
+use jwks_server::manager::{Manager, StartError};
+use jwks_server::snapshot::{Reader, Snapshot};
+use jwks_server::store::{Paths, Store};
+
+const HOUR: Duration = Duration::from_secs(3_600);
+const DAY: Duration = Duration::from_secs(24 * 3_600);
+
+fn paths(dir: &Path) -> Paths {
+    Paths { private_key: dir.join("private_key.pem"), keys_dir: dir.join("keys") }
+}
+
+fn policy(rotate_every: Option<Duration>) -> Policy {
+    Policy::new(PolicySettings { rotate_every, ..PolicySettings::default() }).unwrap()
+}
+
+/// A serving process in virtual time.
+struct Process {
+    manager: Manager,
+    snapshot: Reader<Snapshot>,
+    health: Reader<Health>,
+    wall: Time,
+    elapsed: Duration,
+}
+
+/// A clock that stands.
+struct Stopped(Moment);
+
+impl Clock for Stopped {
+    fn now(&self) -> Moment {
+        self.0
+    }
+}
+
+impl Process {
+    fn try_start(dir: &Path, policy: Policy, wall: Time) -> Result<Self, StartError> {
+        let store = Store::new(paths(dir), KeyFormat::Sec1);
+        let clock = Stopped(Moment { wall, elapsed: Duration::ZERO });
+        let (manager, snapshot, health) = Manager::start(store, policy, &clock)?;
+        Ok(Self { manager, snapshot, health, wall, elapsed: Duration::ZERO })
+    }
+
+    fn start(dir: &Path, policy: Policy, wall: Time) -> Self {
+        Self::try_start(dir, policy, wall).unwrap()
+    }
+
+    fn look(&mut self) -> Duration {
+        let clock = Stopped(Moment { wall: self.wall, elapsed: self.elapsed });
+        self.manager.reconcile(&clock, None)
+    }
+
+    /// Lets time pass on both clocks, in about fifty steps.
+    fn wait(&mut self, time: Duration) {
+        let until = self.elapsed + time;
+        while self.elapsed < until {
+            let step =
+                (time / 50).max(Duration::from_secs(60)).min(until.saturating_sub(self.elapsed));
+            self.wall += step;
+            self.elapsed += step;
+            self.look();
+        }
+    }
+
+    fn kids(&self) -> Vec<String> {
+        let set: serde_json::Value = serde_json::from_slice(&self.snapshot.load().body).unwrap();
+        let keys = set["keys"].as_array().unwrap();
+        keys.iter().map(|key| key["kid"].as_str().unwrap().to_owned()).collect()
+    }
+
+    fn degraded(&self) -> BTreeSet<&'static str> {
+        self.health.load().degraded.iter().map(|degraded| degraded.code).collect()
+    }
+}
+
+fn now() -> Time {
+    chrono::DateTime::from_timestamp(1_795_000_000, 0).unwrap()
+}
+
+fn kid_in(file: &Path) -> KeyId {
+    parse_pem(&std::fs::read(file).unwrap()).unwrap().jwk().kid()
+}
+
+fn new_key() -> SigningKey {
+    SigningKey::generate(&mut getrandom::SysRng).unwrap()
+}
+
+fn write_key(file: &Path, key: &SigningKey) {
+    std::fs::write(file, key.to_pem(KeyFormat::Sec1)).unwrap();
+}
+
+#[test]
+fn keys_roll_for_years_and_the_current_one_is_always_first() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut process = Process::start(dir.path(), policy(Some(30 * DAY)), now());
+    let mut current = BTreeSet::new();
+    for _ in 0..100 {
+        process.wait(10 * DAY);
+        let kid = kid_in(&dir.path().join("private_key.pem")).to_string();
+        assert_eq!(process.kids().first(), Some(&kid));
+        assert!((2..=3).contains(&process.kids().len()), "{:?}", process.kids());
+        current.insert(kid);
+    }
+    assert!((32..=34).contains(&current.len()), "a rotation every 30 days: {}", current.len());
+    assert_eq!(process.degraded(), BTreeSet::new());
+}
+
+#[test]
+fn a_restart_at_any_time_serves_the_same_set() {
+    let dir = tempfile::tempdir().unwrap();
+    let rotating = policy(Some(30 * DAY));
+    let mut process = Process::start(dir.path(), rotating, now());
+    for _ in 0..50 {
+        process.wait(5 * DAY + 7 * HOUR);
+        let (before, wall) = (process.snapshot.load(), process.wall);
+        drop(process);
+        process = Process::start(dir.path(), rotating, wall);
+        assert_eq!(*process.snapshot.load(), *before);
+    }
+}
+
+#[test]
+fn retain_after_sign_holds_through_a_key_overwritten_while_the_server_was_down() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("private_key.pem");
+    let process = Process::start(dir.path(), policy(None), now());
+    let old = process.kids();
+    drop(process);
+    let new = new_key();
+    write_key(&file, &new);
+    let mut process = Process::start(dir.path(), policy(None), now() + 5 * DAY);
+    let new = new.jwk().kid().to_string();
+    assert_eq!(process.kids(), [new.clone(), old[0].clone()]);
+    process.wait(Duration::from_secs(25 * 3_600 - 60));
+    assert_eq!(process.kids().len(), 2);
+    process.wait(Duration::from_secs(60));
+    assert_eq!(process.kids(), [new]);
+}
+
+#[test]
+fn a_key_dropped_in_before_it_signs_is_a_rotation_without_a_gap() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut process = Process::start(dir.path(), policy(None), now());
+    let old = process.kids()[0].clone();
+    let new = new_key();
+    write_key(&dir.path().join("keys/new.pem"), &new);
+    process.wait(25 * HOUR);
+    let kid = new.jwk().kid().to_string();
+    assert_eq!(process.kids(), [old.clone(), kid.clone()]);
+    write_key(&dir.path().join("private_key.pem"), &new);
+    process.look();
+    assert_eq!(process.kids(), [kid.clone(), old.clone()]);
+    std::fs::remove_file(dir.path().join("keys/new.pem")).unwrap();
+    process.look();
+    assert_eq!(process.kids(), [kid, old]);
+}
+
+#[test]
+fn last_good_wins_when_everything_in_the_directory_is_lost() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut process = Process::start(dir.path(), policy(Some(30 * DAY)), now());
+    process.wait(31 * DAY);
+    let kids = process.kids();
+    assert!(kids.len() >= 2);
+    std::fs::remove_dir_all(dir.path().join("keys")).unwrap();
+    std::fs::remove_file(dir.path().join("private_key.pem")).unwrap();
+    process.look();
+    assert_eq!(process.kids(), kids);
+    assert!(process.degraded().contains("missing_private_key"));
+    assert!(!dir.path().join("private_key.pem").exists(), "nothing is generated");
+    let wall = process.wall;
+    drop(process);
+    // The records were written again, so a restart still knows what was promised.
+    let restarted = Process::start(dir.path(), policy(Some(30 * DAY)), wall);
+    assert!(restarted.kids().contains(&kids[0]));
+}
+
+#[test]
+fn a_refused_key_file_ends_a_start_that_has_nothing_else_to_serve() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("private_key.pem");
+    std::fs::write(&file, "no key").unwrap();
+    let error = Process::try_start(dir.path(), policy(None), now()).err().unwrap();
+    assert_eq!(error.to_string(), format!("{}: no PEM block in it", file.display()));
+    assert_eq!(std::fs::read(&file).unwrap(), b"no key");
+}
+
+#[test]
+fn a_refused_key_file_does_not_keep_promised_keys_from_being_served() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("private_key.pem");
+    let kids = Process::start(dir.path(), policy(None), now()).kids();
+    std::fs::write(&file, "no key").unwrap();
+    let process = Process::start(dir.path(), policy(None), now() + HOUR);
+    assert_eq!(process.kids(), kids);
+    assert_eq!(process.degraded(), BTreeSet::from(["refused_file"]));
+    assert_eq!(std::fs::read(&file).unwrap(), b"no key");
+}
+
+#[test]
+fn a_second_server_makes_no_change_and_takes_over_when_the_first_ends() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = Process::start(dir.path(), policy(None), now());
+    let mut second = Process::start(dir.path(), policy(Some(30 * DAY)), now());
+    assert_eq!(second.kids(), first.kids());
+    assert_eq!(second.degraded(), BTreeSet::from(["follower"]));
+    second.wait(HOUR);
+    assert!(!dir.path().join("next_key.pem").exists());
+    drop(first);
+    second.wait(Duration::from_secs(60));
+    assert_eq!(second.degraded(), BTreeSet::new());
+    assert!(dir.path().join("next_key.pem").exists(), "its own schedule is followed now");
+}
+
+#[test]
+fn a_follower_forgets_what_the_other_server_removed() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut first = Process::start(dir.path(), policy(None), now());
+    let mut second = Process::start(dir.path(), policy(None), now());
+    write_key(&dir.path().join("private_key.pem"), &new_key());
+    first.look();
+    second.look();
+    assert_eq!(second.kids().len(), 2);
+    first.wait(2 * DAY);
+    assert_eq!(first.kids().len(), 1);
+    second.wait(2 * DAY);
+    assert_eq!(second.kids(), first.kids());
+    drop(first);
+    second.wait(HOUR);
+    assert_eq!(second.degraded(), BTreeSet::new(), "it has taken over");
+    assert_eq!(second.kids().len(), 1);
+}
+
+/// It may be a tombstone, written by somebody whose files this process cannot read.
+#[test]
+fn a_record_that_cannot_be_read_is_never_overwritten() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut process = Process::start(dir.path(), policy(None), now());
+    let old = process.kids()[0].clone();
+    let keys = std::fs::read_dir(dir.path().join("keys")).unwrap();
+    let record = keys.map(|entry| entry.unwrap().path()).find(|path| path.extension().is_some());
+    let record = record.unwrap();
+    std::fs::write(&record, "unreadable").unwrap();
+    let new = new_key();
+    write_key(&dir.path().join("private_key.pem"), &new);
+    process.wait(HOUR);
+    assert_eq!(process.kids(), [new.jwk().kid().to_string(), old]);
+    assert_eq!(std::fs::read(&record).unwrap(), b"unreadable");
+    assert_eq!(process.degraded(), BTreeSet::from(["refused_file"]));
+}
+
+#[test]
+fn a_key_served_while_another_process_holds_the_lock_is_retained() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut process = Process::start(dir.path(), policy(Some(30 * DAY)), now());
+    let first = process.kids();
+    let locked = Store::new(paths(dir.path()), KeyFormat::Sec1).lock().unwrap();
+    let mut expected = first;
+    for _ in 0..2 {
+        let key = new_key();
+        write_key(&dir.path().join("private_key.pem"), &key);
+        process.look();
+        expected.insert(0, key.jwk().kid().to_string());
+    }
+    let served: BTreeSet<_> = process.kids().into_iter().collect();
+    assert_eq!(process.kids()[0], expected[0], "what signs comes first");
+    assert_eq!(served, expected.iter().cloned().collect());
+    assert_eq!(process.degraded(), BTreeSet::new());
+    process.wait(HOUR);
+    assert_eq!(process.degraded(), BTreeSet::from(["lock_held"]));
+    drop(locked);
+    process.look();
+    assert_eq!(process.degraded(), BTreeSet::new());
+    let served: BTreeSet<_> = process.kids().into_iter().collect();
+    assert!(expected.iter().all(|kid| served.contains(kid)));
+}
+
+#[test]
+fn a_follower_drops_a_revoked_key_although_none_takes_its_place() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut first = Process::start(dir.path(), policy(None), now());
+    write_key(&dir.path().join("private_key.pem"), &new_key());
+    first.look();
+    let mut second = Process::start(dir.path(), policy(None), now());
+    let kids = second.kids();
+    std::fs::write(dir.path().join("private_key.pem"), "garbage").unwrap();
+    let mut store = Store::new(paths(dir.path()), KeyFormat::Sec1);
+    let (seen, _) = store.look(now());
+    let current: KeyId = kids[0].parse().unwrap();
+    let tombstone = seen.records[&current].revoked(now(), "test");
+    store.save(&tombstone, &store.lock().unwrap()).unwrap();
+    for process in [&mut first, &mut second] {
+        process.look();
+        process.wait(HOUR);
+        assert_eq!(process.kids(), [kids[1].clone()]);
+    }
+}
+
+#[test]
+fn a_clock_that_is_set_removes_and_rotates_nothing_at_first() {
+    for days in [400_i64, -2] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut process = Process::start(dir.path(), policy(Some(30 * DAY)), now());
+        process.wait(30 * DAY + HOUR);
+        let kids = process.kids();
+        assert_eq!(kids.len(), 3);
+        process.wall += chrono::TimeDelta::days(days);
+        process.look();
+        process.wait(Duration::from_secs(300));
+        assert_eq!(process.kids(), kids, "{days} days");
+        assert_eq!(process.degraded(), BTreeSet::from(["clock_set"]));
+        process.wait(Duration::from_secs(400));
+        assert_eq!(process.degraded(), BTreeSet::new());
+        // Forwards, one overdue rotation follows once the clocks agree; backwards, none.
+        let rotated = process.kids()[0] != kids[0];
+        assert_eq!(rotated, days > 0);
+    }
+}
