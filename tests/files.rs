@@ -1,0 +1,843 @@
+//! A person changes the files by every means there is, beside a server that serves all the while.
+
+#![allow(clippy::unwrap_used, reason = "a failed step is a failed test")]
+
+mod support;
+
+use std::ffi::OsString;
+use std::fs::{self, File, Permissions};
+use std::io::Write as _;
+use std::os::unix::ffi::OsStringExt as _;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use rustix::fs::{CWD, FileType, Mode, mknodat};
+use rustix::process::Signal;
+use serde_json::{Value, json};
+use support::{
+    Key, Observer, Server, Start, dir, eventually, jwks, kid_in, names, now, pause, read_current,
+    record_of, records,
+};
+
+const READY: &str = r#"{"status":"ready","degraded":[]}"#;
+
+/// A server that made its own key.
+fn started(dir: &Path) -> (Server, String) {
+    let server = Server::start(dir, &[]);
+    let kid = server.kids().remove(0);
+    (server, kid)
+}
+
+/// A private file as a person puts it beside the others.
+fn write(file: &Path, text: &str) {
+    fs::write(file, text).unwrap();
+    fs::set_permissions(file, Permissions::from_mode(0o600)).unwrap();
+}
+
+/// Whether the server hears of changes; without events it finds them by looking every 10 s.
+fn has_events(server: &Server) -> bool {
+    let has = server.logged("no_file_events") == 0;
+    if !has {
+        println!("there are no file events on this machine; the sweep is tested alone");
+    }
+    has
+}
+
+/// How long each of several changes took to be served.
+///
+/// Each follows the look that found the one before it. Had the sweep found them, each would have
+/// taken 10 s; so one that took less than half proves that events were heard, however slow the
+/// machine is.
+#[derive(Default)]
+struct Lags(Vec<Duration>);
+
+impl Lags {
+    fn measure(&mut self, what: &str, server: &Server, first: &str) {
+        let began = now();
+        eventually(what, || (server.kids()[0] == first).then_some(()));
+        self.0.push(began.elapsed());
+        println!("served after {:?}: {what}", began.elapsed());
+    }
+
+    fn tell_of_events(&self, server: &Server) {
+        if has_events(server) {
+            assert!(self.0.iter().min() < Some(&Duration::from_secs(5)), "{:?}", self.0);
+        }
+        assert!(self.0.iter().max() < Some(&Duration::from_secs(20)), "{:?}", self.0);
+    }
+}
+
+fn json_of(dir: &Path, args: &[&str]) -> Value {
+    let finished = jwks(dir, args);
+    assert_eq!(finished.code, Some(0), "{finished:?}");
+    serde_json::from_str(&finished.stdout).unwrap()
+}
+
+fn states(dir: &Path) -> Vec<(String, String)> {
+    let status = json_of(dir, &["status", "--json"]);
+    let keys = status["keys"].as_array().unwrap();
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    keys.iter().map(|key| (text(&key["kid"]), text(&key["state"]))).collect()
+}
+
+/// The problems that `status --json` and `check` name, which must be the same ones.
+fn problems(dir: &Path) -> Vec<(String, String)> {
+    let status = json_of(dir, &["status", "--json"]);
+    let problems = status["problems"].as_array().unwrap().iter();
+    problems
+        .map(|problem| {
+            let text = |name: &str| problem[name].as_str().unwrap_or_default().to_owned();
+            (text("file"), text("reason"))
+        })
+        .collect()
+}
+
+/// A way of replacing a file.
+type Replace = fn(&Path, &str);
+
+fn by_rename(file: &Path, text: &str) {
+    let new = file.with_extension("new");
+    write(&new, text);
+    fs::rename(new, file).unwrap();
+}
+
+fn by_copy(file: &Path, text: &str) {
+    fs::write(file, text).unwrap();
+}
+
+fn byte_by_byte(file: &Path, text: &str) {
+    let mut file = File::create(file).unwrap();
+    for byte in text.bytes() {
+        file.write_all(&[byte]).unwrap();
+        pause(Duration::from_millis(2));
+    }
+}
+
+fn without_truncation(file: &Path, text: &str) {
+    let mut file = File::options().write(true).open(file).unwrap();
+    for part in text.as_bytes().chunks(50) {
+        file.write_all(part).unwrap();
+        pause(Duration::from_millis(20));
+    }
+    file.set_len(text.len() as u64).unwrap();
+}
+
+fn with_the_same_mtime(file: &Path, text: &str) {
+    let modified = fs::metadata(file).unwrap().modified().unwrap();
+    let new = file.with_extension("new");
+    write(&new, text);
+    File::options().write(true).open(&new).unwrap().set_modified(modified).unwrap();
+    fs::rename(new, file).unwrap();
+}
+
+fn with_an_older_mtime(file: &Path, text: &str) {
+    let new = file.with_extension("new");
+    write(&new, text);
+    let past = SystemTime::UNIX_EPOCH + Duration::from_secs(978_307_200);
+    File::options().write(true).open(&new).unwrap().set_modified(past).unwrap();
+    fs::rename(new, file).unwrap();
+}
+
+fn after_a_deletion(file: &Path, text: &str) {
+    fs::remove_file(file).unwrap();
+    write(file, text);
+}
+
+fn as_a_link(file: &Path, text: &str) {
+    let target = file.with_extension("target");
+    let link = file.with_extension("link");
+    write(&target, text);
+    symlink(target.file_name().unwrap(), &link).unwrap();
+    fs::rename(link, file).unwrap();
+}
+
+const WAYS: [(&str, Replace); 9] = [
+    ("a rename", by_rename),
+    ("a second rename", by_rename),
+    ("a copy over it", by_copy),
+    ("a write of one byte after another", byte_by_byte),
+    ("a write in place", without_truncation),
+    ("a rename of a file of the same mtime", with_the_same_mtime),
+    ("a rename of a file from 2001", with_an_older_mtime),
+    ("a deletion and a new file", after_a_deletion),
+    ("a symbolic link", as_a_link),
+];
+
+#[test]
+fn a_private_key_that_is_replaced_by_any_means_is_served_and_the_old_ones_still_are() {
+    let dir = dir();
+    let (server, first) = started(dir.path());
+    let file = dir.path().join("private_key.pem");
+    let mut observer = Observer::of(&server);
+    let mut lags = Lags::default();
+    let mut kids = vec![first];
+    for (n, (way, replace)) in WAYS.iter().enumerate() {
+        let key = Key::new();
+        observer.becomes_current(&key.kid());
+        let text = if n % 2 == 0 { key.sec1() } else { key.pkcs8() };
+        replace(&file, &text);
+        lags.measure(way, &server, &key.kid());
+        observer.promise(&key.kid());
+        kids.insert(0, key.kid());
+        // Retired within one second, they stand in the order of their kids.
+        let mut found = server.kids();
+        assert_eq!(found[0], kids[0]);
+        found.sort();
+        let mut expected = kids.clone();
+        expected.sort();
+        assert_eq!(found, expected);
+    }
+    lags.tell_of_events(&server);
+    server.is_degraded_by("[]");
+    observer.finish();
+    let expected: Vec<_> =
+        (0..kids.len()).map(|n| if n == 0 { "current" } else { "retired" }).collect();
+    let found: Vec<_> = states(dir.path()).into_iter().map(|(_, state)| state).collect();
+    assert_eq!(found, expected);
+}
+
+#[test]
+fn a_key_that_is_replaced_without_a_lead_is_reported() {
+    let dir = dir();
+    let (server, _) = started(dir.path());
+    let key = Key::new();
+    by_rename(&dir.path().join("private_key.pem"), &key.sec1());
+    eventually("it is reported", || (server.logged("unannounced_activation") == 1).then_some(()));
+    eventually("it is served", || (server.logged(&key.kid()) == 2).then_some(()));
+}
+
+#[test]
+fn a_pem_in_keys_is_served_while_it_is_there() {
+    let dir = dir();
+    let (server, current) = started(dir.path());
+    let mut observer = Observer::of(&server);
+    let (a, b, c) = (Key::new(), Key::new(), Key::new());
+    let keys = dir.path().join("keys");
+    for key in [&a, &b, &c] {
+        observer.allow(&key.kid());
+    }
+    write(&keys.join("a.pem"), &a.sec1());
+    server.serves(&[&current, &a.kid()]);
+    observer.promise(&a.kid());
+    by_rename(&keys.join("b.pem"), &b.pkcs8());
+    server.serves(&[&current, &a.kid(), &b.kid()]);
+    observer.promise(&b.kid());
+    byte_by_byte(&keys.join("c.pem"), &c.spki());
+    server.serves(&[&current, &a.kid(), &b.kid(), &c.kid()]);
+    observer.promise(&c.kid());
+    assert_eq!(server.readiness(), READY);
+    // The same key in a second file is served once, and until the last file is gone.
+    write(&keys.join("0.pem"), &c.spki());
+    server.serves(&[&current, &c.kid(), &a.kid(), &b.kid()]);
+    fs::remove_file(keys.join("c.pem")).unwrap();
+    server.has_looked_while(&observer);
+    server.serves(&[&current, &c.kid(), &a.kid(), &b.kid()]);
+
+    // A copy of a dropped key into place is a rotation without a gap.
+    observer.becomes_current(&a.kid());
+    by_copy(&dir.path().join("private_key.pem"), &a.sec1());
+    server.serves(&[&a.kid(), &current, &c.kid(), &b.kid()]);
+    // From then on the server remembers it, and the dropped file is of no account.
+    fs::remove_file(keys.join("a.pem")).unwrap();
+    for (name, key) in [("b.pem", &b), ("0.pem", &c)] {
+        observer.release(&key.kid());
+        fs::remove_file(keys.join(name)).unwrap();
+    }
+    server.serves(&[&a.kid(), &current]);
+    observer.finish();
+}
+
+#[test]
+fn a_kubernetes_swap_is_served_each_time() {
+    let dir = dir();
+    let root = dir.path();
+    let mount = |dir: &Path, n: usize, name: &str, text: &str| {
+        let version = format!("..{n}");
+        fs::create_dir(dir.join(&version)).unwrap();
+        write(&dir.join(&version).join(name), text);
+        symlink(&version, dir.join("..data_tmp")).unwrap();
+        fs::rename(dir.join("..data_tmp"), dir.join("..data")).unwrap();
+        if n > 0 {
+            fs::remove_dir_all(dir.join(format!("..{}", n - 1))).unwrap();
+        }
+    };
+    let first = Key::new();
+    mount(root, 0, "private_key.pem", &first.sec1());
+    symlink("..data/private_key.pem", root.join("private_key.pem")).unwrap();
+    let (server, _) = started(root);
+    let mut observer = Observer::of(&server);
+    let mut lags = Lags::default();
+    for n in 1..=8 {
+        let key = Key::new();
+        observer.becomes_current(&key.kid());
+        mount(root, n, "private_key.pem", &key.pkcs8());
+        lags.measure("a swap", &server, &key.kid());
+        observer.promise(&key.kid());
+    }
+    lags.tell_of_events(&server);
+    // Swaps that come faster than anybody can look: the last one counts.
+    let mut last = String::new();
+    for n in 9..=40 {
+        let key = Key::new();
+        observer.becomes_current(&key.kid());
+        mount(root, n, "private_key.pem", &key.sec1());
+        last = key.kid();
+    }
+    lags.measure("the last of many swaps", &server, &last);
+
+    // The same for a mounted directory below `keys/`.
+    let keys = root.join("keys");
+    symlink("..data/extra.pem", keys.join("extra.pem")).unwrap();
+    let mut before: Option<String> = None;
+    for n in 0..4 {
+        let key = Key::new();
+        observer.allow(&key.kid());
+        mount(&keys, n, "extra.pem", &key.spki());
+        eventually("a swap below keys/", || {
+            let kids = server.kids();
+            let old_is_gone = before.as_ref().is_none_or(|kid| !kids.contains(kid));
+            (kids.contains(&key.kid()) && old_is_gone).then_some(())
+        });
+        before = Some(key.kid());
+    }
+    assert_eq!(server.readiness(), READY);
+    observer.finish();
+}
+
+#[test]
+fn keys_that_is_deleted_and_made_again_loses_nothing() {
+    let dir = dir();
+    let keys = dir.path().join("keys");
+    let (server, first) = started(dir.path());
+    let second = Key::new();
+    by_rename(&dir.path().join("private_key.pem"), &second.sec1());
+    server.serves(&[&second.kid(), &first]);
+    let third = Key::new();
+    write(&dir.path().join("next_key.pem"), &third.sec1());
+    server.serves(&[&second.kid(), &first, &third.kid()]);
+    let revoked = Key::new();
+    write(&keys.join("revoked.pem"), &revoked.spki());
+    server.serves(&[&second.kid(), &first, &revoked.kid(), &third.kid()]);
+    let done = jwks(dir.path(), &["revoke", &revoked.kid(), "--reason", "test"]);
+    assert_eq!(done.code, Some(0), "{done:?}");
+    server.serves(&[&second.kid(), &first, &third.kid()]);
+    fs::remove_file(keys.join("revoked.pem")).unwrap();
+    let before = eventually("all records are complete", || {
+        let records = records(dir.path());
+        let published = |text: &str| text.contains("Published-At") || text.contains("Revoked-At");
+        let complete = records.iter().all(|(_, text)| published(text));
+        (records.len() == 4 && complete).then_some(records)
+    });
+
+    let observer = Observer::of(&server);
+    let remove = || {
+        // The server may write into it meanwhile.
+        eventually("keys/ is deleted", || fs::remove_dir_all(&keys).ok());
+    };
+    let ways: [(&str, &dyn Fn()); 4] = [
+        ("deleted", &remove),
+        ("deleted and made again", &|| {
+            remove();
+            // The server may have been first.
+            let _ = fs::create_dir(&keys);
+        }),
+        ("moved away", &|| fs::rename(&keys, dir.path().join("away")).unwrap()),
+        ("emptied", &|| {
+            for (file, _) in records(dir.path()) {
+                fs::remove_file(file).unwrap();
+            }
+        }),
+    ];
+    for (way, change) in ways {
+        change();
+        eventually(way, || (records(dir.path()) == before).then_some(()));
+        server.is_degraded_by("[]");
+    }
+    // The new directory is watched as the first one was.
+    let mut lags = Lags::default();
+    for _ in 0..3 {
+        let began = now();
+        let key = Key::new();
+        observer.allow(&key.kid());
+        write(&keys.join("late.pem"), &key.spki());
+        eventually("a key in the new keys/", || server.kids().contains(&key.kid()).then_some(()));
+        lags.0.push(began.elapsed());
+    }
+    println!("in the new directory: {:?}", lags.0);
+    lags.tell_of_events(&server);
+    observer.finish();
+    // A revoked key does not come back by way of a deleted tombstone.
+    write(&keys.join("late.pem"), &revoked.spki());
+    server.serves(&[&second.kid(), &first, &third.kid()]);
+}
+
+#[test]
+fn a_next_key_that_is_put_in_place_is_published() {
+    let dir = dir();
+    let (server, current) = started(dir.path());
+    let mut observer = Observer::of(&server);
+    let next = Key::new();
+    observer.allow(&next.kid());
+    byte_by_byte(&dir.path().join("next_key.pem"), &next.pkcs8());
+    server.serves(&[&current, &next.kid()]);
+    observer.promise(&next.kid());
+    let expected = [(current.clone(), "current".into()), (next.kid(), "next".into())];
+    assert_eq!(states(dir.path()), expected);
+    // The rename that the server would do.
+    observer.becomes_current(&next.kid());
+    fs::rename(dir.path().join("next_key.pem"), dir.path().join("private_key.pem")).unwrap();
+    server.serves(&[&next.kid(), &current]);
+    let expected = [(next.kid(), "current".into()), (current, "retired".into())];
+    eventually("the records follow", || (states(dir.path()) == expected).then_some(()));
+    observer.finish();
+}
+
+#[test]
+fn a_next_key_that_is_taken_away_was_promised() {
+    let dir = dir();
+    let (server, current) = started(dir.path());
+    let next = Key::new();
+    write(&dir.path().join("next_key.pem"), &next.sec1());
+    server.serves(&[&current, &next.kid()]);
+    let observer = Observer::of(&server);
+    // Somebody may sign with it from now on.
+    fs::remove_file(dir.path().join("next_key.pem")).unwrap();
+    let expected = [(current, "current".into()), (next.kid(), "retired".into())];
+    eventually("it is retired", || (states(dir.path()) == expected).then_some(()));
+    server.has_looked_while(&observer);
+    observer.finish();
+}
+
+#[test]
+fn a_private_key_that_vanishes_while_the_server_runs_is_still_served_and_reported() {
+    let dir = dir();
+    let file = dir.path().join("private_key.pem");
+    let (server, current) = started(dir.path());
+    let pem = fs::read(&file).unwrap();
+    let record = record_of(dir.path(), &current);
+    let observer = Observer::of(&server);
+    let away = dir.path().join("away");
+    fs::rename(&file, &away).unwrap();
+    server.is_degraded_by(r#"[{"code":"missing_private_key","file":"private_key.pem"}]"#);
+    server.has_looked_while(&observer);
+    assert_eq!(names(dir.path()), ["away", "keys"], "no key was made");
+    assert_eq!(server.kids(), [&*current]);
+    let reason = "there is no such file; the key that it held last is still served";
+    assert_eq!(problems(dir.path()), [("private_key.pem".into(), reason.into())]);
+
+    fs::rename(&away, &file).unwrap();
+    server.is_degraded_by("[]");
+    assert_eq!(server.logged("resolved: private_key.pem"), 1, "{}", server.log());
+    observer.finish();
+    assert_eq!(fs::read(&file).unwrap(), pem);
+    assert_eq!(record_of(dir.path(), &current), record);
+}
+
+#[test]
+fn a_key_that_was_overwritten_while_no_server_ran_is_published_as_retired() {
+    let dir = dir();
+    let (server, old) = started(dir.path());
+    server.stop(Signal::TERM);
+    let new = Key::new();
+    by_copy(&dir.path().join("private_key.pem"), &new.sec1());
+    let server = Server::start(dir.path(), &[]);
+    // From the very first answer.
+    assert_eq!(server.kids(), [&*new.kid(), &old]);
+    let expected = [(new.kid(), "current".into()), (old, "retired".into())];
+    assert_eq!(states(dir.path()), expected);
+}
+
+#[test]
+fn a_missing_private_key_at_start_is_the_next_key() {
+    let dir = dir();
+    let (server, old) = started(dir.path());
+    let next = Key::new();
+    write(&dir.path().join("next_key.pem"), &next.pkcs8());
+    server.serves(&[&old, &next.kid()]);
+    server.stop(Signal::TERM);
+    fs::remove_file(dir.path().join("private_key.pem")).unwrap();
+    let server = Server::start(dir.path(), &[]);
+    assert_eq!(server.kids(), [&*next.kid(), &old]);
+    assert_eq!(names(dir.path()), ["keys", "private_key.pem"]);
+    let pem = fs::read_to_string(dir.path().join("private_key.pem")).unwrap();
+    assert_eq!(pem, next.pkcs8());
+}
+
+#[test]
+fn a_missing_private_key_at_start_is_made_and_the_recorded_ones_stay() {
+    let dir = dir();
+    let (server, old) = started(dir.path());
+    server.stop(Signal::TERM);
+    fs::remove_file(dir.path().join("private_key.pem")).unwrap();
+    let server = Server::start(dir.path(), &[]);
+    let new = read_current(dir.path()).kid();
+    assert_ne!(new, old);
+    assert_eq!(server.kids(), [&*new, &old]);
+    let expected = [(new, "current".into()), (old, "retired".into())];
+    assert_eq!(states(dir.path()), expected);
+}
+
+/// A thing that may lie in place of a key: what, why it is refused, and how it is made.
+type Hostile = (&'static str, &'static str, fn(&Path));
+
+const HOSTILE: [Hostile; 13] = [
+    ("garbage", "no PEM block in it", |file| fs::write(file, b"\0\x1b[31m garbage").unwrap()),
+    ("nothing", "no PEM block in it", |file| fs::write(file, "").unwrap()),
+    ("half a key", "no END line; the file may be written in part", |file| {
+        let pem = Key::new().sec1();
+        fs::write(file, &pem[..pem.len() / 2]).unwrap();
+    }),
+    ("a FIFO", "a FIFO, not a regular file", |file| {
+        mknodat(CWD, file, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+    }),
+    ("a socket", "a socket, not a regular file", |file| drop(UnixListener::bind(file).unwrap())),
+    ("a directory", "a directory, not a regular file", |file| fs::create_dir(file).unwrap()),
+    ("a dangling link", "a symbolic link that leads nowhere", |file| {
+        symlink("nowhere", file).unwrap();
+    }),
+    ("a looping link", "a symbolic link that leads in a circle or to no ordinary file", |file| {
+        symlink(file.file_name().unwrap(), file).unwrap();
+    }),
+    ("a link to a file elsewhere", "a symbolic link that leads out of its directory", |file| {
+        let key = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/keys/accepted/sec1.pem");
+        symlink(key, file).unwrap();
+    }),
+    ("a link to a device", "a device, not a regular file", |file| {
+        symlink("/dev/zero", file).unwrap();
+    }),
+    ("a link to memory", "a symbolic link that leads out of its directory", |file| {
+        symlink("/proc/self/mem", file).unwrap();
+    }),
+    ("a byte too many", "larger than 16 KiB", |file| {
+        let pem = Key::new().sec1();
+        let text = "x".repeat(16 * 1024 - pem.len()) + "\n" + &pem;
+        assert_eq!(text.len(), 16 * 1024 + 1);
+        fs::write(file, text).unwrap();
+    }),
+    ("a gibibyte of nothing", "larger than 16 KiB", |file| {
+        File::create(file).unwrap().set_len(1 << 30).unwrap();
+    }),
+];
+
+fn remove(file: &Path) {
+    if fs::symlink_metadata(file).unwrap().is_dir() {
+        fs::remove_dir(file).unwrap();
+    } else {
+        fs::remove_file(file).unwrap();
+    }
+}
+
+#[test]
+fn a_hostile_private_key_at_a_first_start_ends_it() {
+    for (what, reason, make) in HOSTILE {
+        let dir = dir();
+        let file = dir.path().join("private_key.pem");
+        make(&file);
+        let before = fs::symlink_metadata(&file).unwrap();
+        let Start::Ended(finished) = Server::try_start(dir.path(), &["--port", "0"], &[]) else {
+            panic!("the server started with {what}");
+        };
+        assert_eq!(finished.code, Some(1), "{what}");
+        let line = format!("jwks-server: failed to start: ./private_key.pem: {reason}\n");
+        assert_eq!(finished.stderr, line, "{what}");
+        let after = fs::symlink_metadata(&file).unwrap();
+        assert_eq!(after.file_type(), before.file_type(), "{what}");
+        assert_eq!(after.len(), before.len(), "{what}");
+    }
+}
+
+#[test]
+fn a_hostile_private_key_changes_nothing_that_was_promised() {
+    let dir = dir();
+    let file = dir.path().join("private_key.pem");
+    let (server, first) = started(dir.path());
+    let key = Key::new();
+    by_rename(&file, &key.sec1());
+    let kids = [&*key.kid(), &first];
+    server.serves(&kids);
+    server.is_degraded_by("[]");
+    let degraded = r#"[{"code":"refused_file","file":"private_key.pem"}]"#;
+
+    // While the server runs.
+    let observer = Observer::of(&server);
+    for (what, reason, make) in HOSTILE {
+        fs::remove_file(&file).unwrap();
+        make(&file);
+        server.is_degraded_by(degraded);
+        assert_eq!(server.kids(), kids, "{what}");
+        let path = "private_key.pem".to_owned();
+        assert_eq!(problems_of(dir.path()), [(path, reason.to_owned())], "{what}");
+        remove(&file);
+        write(&file, &key.sec1());
+        server.is_degraded_by("[]");
+    }
+    observer.finish();
+    server.stop(Signal::TERM);
+
+    // When it starts: the records say what to serve.
+    for (what, _, make) in HOSTILE {
+        fs::remove_file(&file).unwrap();
+        make(&file);
+        let server = Server::start(dir.path(), &[]);
+        assert_eq!(server.kids(), kids, "{what}");
+        server.is_degraded_by(degraded);
+        assert_eq!(names(dir.path()), ["keys", "private_key.pem"], "{what}");
+        remove(&file);
+        write(&file, &key.sec1());
+        server.is_degraded_by("[]");
+        assert_eq!(server.kids(), kids, "{what}");
+    }
+}
+
+/// The same as [`problems`], with `./` taken off.
+fn problems_of(dir: &Path) -> Vec<(String, String)> {
+    let short = |(file, reason): (String, String)| {
+        (file.strip_prefix("./").unwrap_or(&file).to_owned(), reason)
+    };
+    problems(dir).into_iter().map(short).collect()
+}
+
+#[test]
+fn a_hostile_next_key_is_reported_and_left_alone() {
+    let dir = dir();
+    let file = dir.path().join("next_key.pem");
+    let (server, current) = started(dir.path());
+    let observer = Observer::of(&server);
+    for (what, reason, make) in HOSTILE {
+        make(&file);
+        server.is_degraded_by(r#"[{"code":"refused_file","file":"next_key.pem"}]"#);
+        assert_eq!(problems_of(dir.path()), [("next_key.pem".into(), reason.into())], "{what}");
+        let refused = jwks(dir.path(), &["rotate"]);
+        let line = "jwks-server: failed to use next_key.pem: there is no good key in it, see \
+                    `jwks-server check`; mend or delete it\n";
+        assert_eq!((refused.code, &*refused.stderr), (Some(1), line), "{what}");
+        assert_eq!(records(dir.path()).len(), 1, "{what}: nothing was made");
+        assert_eq!(kid_in(dir.path().join("private_key.pem")), Some(current.clone()), "{what}");
+        remove(&file);
+        server.is_degraded_by("[]");
+    }
+    observer.finish();
+}
+
+#[test]
+fn hostile_files_in_keys_disturb_nobody() {
+    let dir = dir();
+    let keys = dir.path().join("keys");
+    let (mut server, current) = started(dir.path());
+    let good = Key::new();
+    write(&keys.join("good.pem"), &good.sec1());
+    server.serves(&[&current, &good.kid()]);
+    let observer = Observer::of(&server);
+    let mut expected = Vec::new();
+    let mut degraded = Vec::new();
+    for (n, (_, reason, make)) in HOSTILE.iter().enumerate() {
+        let name = format!("hostile-{n:02}.pem");
+        make(&keys.join(&name));
+        expected.push((format!("keys/{name}"), (*reason).to_owned()));
+        degraded.push(json!({ "code": "refused_file", "file": name }));
+    }
+    server.is_degraded_by(&json!(degraded).to_string());
+    server.has_looked_while(&observer);
+    server.has_looked_while(&observer);
+    assert_eq!(server.kids(), [&*current, &good.kid()]);
+    for (file, reason) in &expected {
+        assert_eq!(server.logged(file), 1, "each is logged once: {file}\n{}", server.log());
+        assert_eq!(server.logged(&format!("{file}: {reason}")), 1, "{}", server.log());
+    }
+    assert_eq!(problems_of(dir.path()), expected);
+    let check = jwks(dir.path(), &["check"]);
+    let lines: Vec<_> =
+        expected.iter().map(|(file, reason)| format!("problem: {file}: {reason}")).collect();
+    assert_eq!((check.code, check.stdout), (Some(1), lines.join("\n") + "\n"));
+    observer.finish();
+
+    for (n, _) in HOSTILE.iter().enumerate() {
+        remove(&keys.join(format!("hostile-{n:02}.pem")));
+    }
+    server.is_degraded_by("[]");
+    assert!(server.runs());
+    for (file, _) in &expected {
+        assert_eq!(server.logged(&format!("resolved: {file}")), 1, "{}", server.log());
+    }
+}
+
+/// Names that a terminal, a log or a parser may choke on.
+fn strange_names() -> Vec<OsString> {
+    let mut names: Vec<OsString> = [
+        "new\nline.pem",
+        "escape\u{1b}[2J\u{1b}]0;title\u{7}.pem",
+        "-rf.pem",
+        "\"quoted\\.pem",
+        "tab\t.pem",
+        "del\u{7f}\u{9b}31m.pem",
+        "\u{202e}mep.pem",
+        "20261122T170300Z-notakid.pem",
+    ]
+    .map(OsString::from)
+    .into();
+    names.push(OsString::from_vec(b"not-utf8-\xff\xfe.pem".to_vec()));
+    names.push(format!("{}.pem", "n".repeat(251)).into());
+    names
+}
+
+/// No byte of the text does anything to a terminal.
+fn assert_plain(what: &str, text: &str) {
+    let bad = text.chars().find(|c| c.is_control() && !matches!(c, '\n' | '\t'));
+    assert_eq!(bad, None, "{what}: {text:?}");
+    assert!(!text.contains('\u{202e}'), "{what}: {text:?}");
+}
+
+#[test]
+fn strange_names_do_no_harm() {
+    for good in [false, true] {
+        let dir = dir();
+        let keys = dir.path().join("keys");
+        let (server, current) = started(dir.path());
+        let observer = Observer::of(&server);
+        let mut kids = vec![current.clone()];
+        let names = strange_names();
+        for name in &names {
+            let key = Key::new();
+            if good {
+                kids.push(key.kid());
+            }
+            let text = if good { key.spki() } else { "garbage".to_owned() };
+            by_rename_beside(&keys.join(name), &text);
+        }
+        kids.sort();
+        eventually("all is seen", || {
+            let mut found = server.kids();
+            found.sort();
+            let degraded = server.get("/readyz").json()["degraded"].as_array().unwrap().len();
+            let expected = if good { 0 } else { names.len() };
+            (found == kids && degraded == expected).then_some(())
+        });
+        let mut report = observer.stop();
+        report.known = None;
+        report.assert_kept();
+        assert_plain("log", &server.log());
+
+        let status = jwks(dir.path(), &["status"]);
+        assert_eq!(status.code, Some(0), "{status:?}");
+        assert_plain("status", &status.stdout);
+        let rows = 3 + names.len();
+        assert_eq!(status.stdout.lines().count(), rows, "{}", status.stdout);
+        let check = jwks(dir.path(), &["check"]);
+        assert_plain("check", &check.stdout);
+        assert_eq!(check.code, Some(i32::from(!good)), "{check:?}");
+        let json = jwks(dir.path(), &["status", "--json"]);
+        assert_eq!(json.code, Some(0), "{json:?}");
+        assert_plain("status --json", &json.stdout.replace("\u{202e}", ""));
+        let json: Value = serde_json::from_str(&json.stdout).unwrap();
+        assert_eq!(json["problems"].as_array().unwrap().len(), if good { 0 } else { names.len() });
+        assert_eq!(json["keys"].as_array().unwrap().len(), kids.len());
+    }
+}
+
+/// Into place in one step, by way of a name of bounded length.
+fn by_rename_beside(file: &Path, text: &str) {
+    let new = file.with_file_name(".new");
+    write(&new, text);
+    fs::rename(new, file).unwrap();
+}
+
+#[test]
+fn two_thousand_bad_files_disturb_nobody() {
+    let dir = dir();
+    let keys = dir.path().join("keys");
+    let (mut server, current) = started(dir.path());
+    let observer = Observer::of(&server);
+    for n in 0..2_000 {
+        fs::write(keys.join(format!("bad-{n:04}.pem")), "garbage").unwrap();
+    }
+    let began = now();
+    eventually("all are reported", || (server.logged("no PEM block in it") >= 2_000).then_some(()));
+    server.has_looked_while(&observer);
+    println!("reported and looked again within {:?}", began.elapsed());
+    assert_eq!(server.logged("no PEM block in it"), 2_000);
+    assert_eq!(problems(dir.path()).len(), 2_000);
+    assert_eq!(server.kids(), [current]);
+    assert!(server.runs());
+    let key = Key::new();
+    let mut report = observer.stop();
+    report.known = None;
+    report.assert_kept();
+    by_rename(&dir.path().join("private_key.pem"), &key.sec1());
+    eventually("a new key is served all the same", || {
+        (server.kids()[0] == key.kid()).then_some(())
+    });
+}
+
+#[test]
+fn a_private_key_that_others_may_read_is_served_and_reported() {
+    let dir = dir();
+    let file = dir.path().join("private_key.pem");
+    let key = Key::new();
+    fs::write(&file, key.sec1()).unwrap();
+    fs::set_permissions(&file, Permissions::from_mode(0o644)).unwrap();
+    let server = Server::start(dir.path(), &[]);
+    assert_eq!(server.kids(), [key.kid()]);
+    server.is_degraded_by(r#"[{"code":"exposed_private_key","file":"private_key.pem"}]"#);
+    let reason = "holds a private key that others may read (mode 0644, not 0600)";
+    assert_eq!(problems_of(dir.path()), [("private_key.pem".into(), reason.into())]);
+    let mode = fs::metadata(&file).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o644, "a person's file is left as it is");
+
+    // A dropped public key is for everybody; a dropped private one is not.
+    fs::set_permissions(&file, Permissions::from_mode(0o600)).unwrap();
+    let keys = dir.path().join("keys");
+    let (public, private) = (Key::new(), Key::new());
+    fs::write(keys.join("public.pem"), public.spki()).unwrap();
+    fs::write(keys.join("private.pem"), private.pkcs8()).unwrap();
+    for name in ["public.pem", "private.pem"] {
+        fs::set_permissions(keys.join(name), Permissions::from_mode(0o644)).unwrap();
+    }
+    server.serves(&[&key.kid(), &private.kid(), &public.kid()]);
+    server.is_degraded_by(r#"[{"code":"exposed_private_key","file":"private.pem"}]"#);
+}
+
+#[test]
+fn a_directory_that_cannot_be_written_is_served() {
+    let dir = dir();
+    let file = dir.path().join("private_key.pem");
+    let key = Key::new();
+    write(&file, &key.sec1());
+    // Neither root nor anybody else can make a lock file below this.
+    fs::write(dir.path().join("keys"), "").unwrap();
+    let server = Server::start(dir.path(), &[]);
+    assert_eq!(server.kids(), [key.kid()]);
+    let degraded =
+        r#"[{"code":"read_only","file":"keys"},{"code":"unreadable_directory","file":"keys"}]"#;
+    server.is_degraded_by(degraded);
+    // The overlap is kept in memory.
+    let mut observer = Observer::of(&server);
+    let new = Key::new();
+    observer.becomes_current(&new.kid());
+    by_rename(&file, &new.sec1());
+    server.serves(&[&new.kid(), &key.kid()]);
+    observer.finish();
+    assert_eq!(names(dir.path()), ["keys", "private_key.pem"]);
+    // When it can be written again, it is.
+    fs::remove_file(dir.path().join("keys")).unwrap();
+    server.is_degraded_by("[]");
+    assert_eq!(server.kids(), [new.kid(), key.kid()]);
+    assert_eq!(records(dir.path()).len(), 2);
+}
+
+#[test]
+fn a_directory_that_cannot_be_written_and_has_no_key_ends_the_start() {
+    let dir = dir();
+    fs::write(dir.path().join("keys"), "").unwrap();
+    let Start::Ended(finished) = Server::try_start(dir.path(), &["--port", "0"], &[]) else {
+        panic!("the server started without a key");
+    };
+    assert_eq!(finished.code, Some(1));
+    assert_eq!(
+        finished.stderr,
+        "jwks-server: failed to start: there is no key in private_key.pem and none can be made: \
+         open keys/.server: Not a directory (os error 20)\n"
+    );
+    assert_eq!(names(dir.path()), ["keys"]);
+}
