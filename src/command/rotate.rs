@@ -90,6 +90,7 @@ fn await_publication(keeper: &mut Keeper, next: KeyId, clock: &impl Clock) {
         if published || now.elapsed > began + PATIENCE {
             return;
         }
+        // A command has no runtime and nothing else to do.
         std::thread::sleep(POLL);
     }
 }

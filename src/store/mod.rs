@@ -57,6 +57,7 @@ impl Paths {
     }
 
     fn private_key_name(&self) -> &OsStr {
+        // A path without a file name is refused where options are checked.
         self.private_key.file_name().unwrap_or_default()
     }
 }
