@@ -1,7 +1,6 @@
 //! One change at a time: [`Keeper`] carries out what the lifecycle decides, in the store and in the
 //! ring. The manager and the commands work through it alike, each under the lock.
 
-use getrandom::SysRng;
 use tracing::{debug, info, warn};
 
 use crate::jwk::{Jwk, KeyId};
@@ -104,7 +103,7 @@ impl Keeper {
         now: Time,
         locked: &Locked,
     ) -> Result<(), ChangeError> {
-        let key = SigningKey::generate(&mut SysRng)?;
+        let key = SigningKey::generate(&mut self.store.chance())?;
         let record = Record::staged(*key.jwk(), now, false);
         self.store.put_private_key(&key, &record, existing, locked)?;
         info!(kid = %record.kid(), state = "current", "generated a key");
@@ -124,7 +123,7 @@ impl Keeper {
             Slot::Holds(next) if self.ring.current() == Some(*next) => Existing::Replace,
             Slot::Holds(_) | Slot::Missing | Slot::Refused => Existing::Keep,
         };
-        let key = SigningKey::generate(&mut SysRng)?;
+        let key = SigningKey::generate(&mut self.store.chance())?;
         let record = Record::staged(*key.jwk(), now, promotion_requested);
         self.store.put_next_key(&key, &record, existing, locked)?;
         info!(kid = %record.kid(), state = "next", "staged a key");

@@ -18,7 +18,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::health::Health;
 use crate::http::{self, Limits};
-use crate::manager::{Manager, StartError};
+use crate::manager::{Manager, SWEEP, StartError};
 use crate::snapshot::{Reader, Snapshot};
 use crate::store::{LockError, Problem, Store};
 use crate::watch::Watcher;
@@ -186,7 +186,7 @@ async fn keep(
         });
         let Ok((kept, watching, wake_after)) = work.await else { return };
         (manager, watcher) = (kept, watching);
-        wake_at = Instant::now() + wake_after;
+        wake_at = Instant::now() + wake_after.min(SWEEP);
         // Events that come meanwhile are one pulse: however many there are, looking takes a fifth of
         // the time, unless the directory is so large that changes would be served too late.
         sleep((looked_at.elapsed() * 4).clamp(GAP, LONGEST_GAP)).await;

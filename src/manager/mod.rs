@@ -25,7 +25,8 @@ use role::Role;
 pub use role::ServerNote;
 pub use start::StartError;
 
-/// The manager looks at everything this often, whether or not there were file events.
+/// Whoever runs the manager lets it look at least this often, whether or not there were file events;
+/// it is also how soon the manager tries again what failed.
 pub const SWEEP: Duration = Duration::from_secs(10);
 /// When to look again while a command makes a change.
 const SOON: Duration = Duration::from_millis(50);
@@ -73,15 +74,15 @@ enum Changes {
 }
 
 impl Manager {
-    /// Brings the published set and the directory up to date, and says when to come again at the
-    /// latest.
+    /// Brings the published set and the directory up to date, and says after what time there is
+    /// something to do even if nobody touches the directory; [`Duration::MAX`] if there never is.
     ///
     /// `outside` is a problem that only the caller knows.
     pub fn reconcile(&mut self, clock: &impl Clock, outside: Option<Problem>) -> Duration {
         let mut problems = BTreeSet::from_iter(outside);
         let wake_after = self.work(clock, &mut problems);
         self.report(problems);
-        wake_after.min(SWEEP)
+        wake_after
     }
 
     /// Looks and acts until nothing more is due.
@@ -140,7 +141,8 @@ impl Manager {
                 let reason = "the clock was set; no key is promoted or removed for ten minutes";
                 problems.insert(Problem { code: "clock_set", file: None, reason: reason.into() });
             }
-            return wake_after.min(self.mind_others(moment, &changes, problems));
+            let wake_after = wake_after.min(self.mind_others(moment, &changes, problems));
+            return wake_after.min(self.retry_after(moment));
         }
         let reason = "the keys do not come to rest: a defect of this program".into();
         problems.insert(Problem { code: "unsettled", file: None, reason });
@@ -172,7 +174,15 @@ impl Manager {
         if keyless && (!awaits_another || moment.elapsed >= keyless_since + REPLACEMENT) {
             self.publish_without_current(moment, problems);
         }
-        if is_busy || keyless { SOON } else { SWEEP }
+        if is_busy || keyless { SOON } else { Duration::MAX }
+    }
+
+    /// When to try again for a better role, or what failed.
+    fn retry_after(&self, moment: Moment) -> Duration {
+        match self.role {
+            Role::Keeper(_) if self.failure.is_none() => Duration::MAX,
+            _ => self.retry_at.saturating_sub(moment.elapsed),
+        }
     }
 
     /// Whether there is nothing to do now.
@@ -375,7 +385,7 @@ fn wake_after(step: &Step, now: Time) -> Duration {
         Step::Wait(due) => {
             (due.at - now).to_std().unwrap_or(Duration::ZERO) + Duration::from_millis(1)
         }
-        Step::Idle => SWEEP,
+        Step::Idle => Duration::MAX,
     }
 }
 

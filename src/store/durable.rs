@@ -8,14 +8,11 @@
 //! step is given up, and the next try writes a new file.
 
 use std::ffi::{OsStr, OsString};
-use std::fs::File;
-use std::io::{self, Write as _};
-use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::io;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, Gid, Mode, OFlags, RenameFlags, Uid};
-use rustix::io::Errno;
+use super::{Dir, Existing, Os};
 
 /// Why the directory could not be changed. Nothing was changed then, or it was and is not known to
 /// be durable; either way, the next look says which.
@@ -34,20 +31,10 @@ pub struct WriteError {
 /// The operation that failed when the file was in place already.
 pub(super) const SYNC: &str = "sync";
 
-/// What becomes of a file that has the name already.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Existing {
-    /// It is replaced in one step.
-    Replace,
-    /// It is left, and the write fails.
-    Keep,
-}
-
-/// Writes a file that only the owner may read.
-///
-/// What root writes belongs to the owner of `like`, a path in `dir`, or to that of `dir` if there is
-/// none: a command that an administrator runs must not take the keys away from the server.
+/// Writes a file that only the owner may read; what root writes belongs to the owner of `like`, as
+/// [`Dir::create`] says.
 pub(super) fn put(
+    os: &dyn Os,
     dir: &Path,
     name: &OsStr,
     bytes: &[u8],
@@ -55,125 +42,81 @@ pub(super) fn put(
     like: &Path,
 ) -> Result<(), WriteError> {
     let fail = |operation, source| WriteError { operation, path: dir.join(name), source };
-    let handle = open_dir(dir).map_err(|source| fail("write", source))?;
-    let temp = temporary_name(name).map_err(|source| fail("write", source))?;
-    let written = write_new(&handle, &temp, bytes, like)
-        .map_err(|source| fail("write", source))
-        .and_then(|()| {
-            move_into_place(&handle, &temp, name, existing).map_err(|source| fail("rename", source))
-        });
+    let handle = os.open_dir(dir).map_err(|source| fail("write", source))?;
+    let temp = temporary_name(os, name).map_err(|source| fail("write", source))?;
+    let written =
+        write_new(&*handle, &temp, bytes, like).map_err(|source| fail("write", source)).and_then(
+            |()| handle.rename(&temp, name, existing).map_err(|source| fail("rename", source)),
+        );
     if let Err(error) = written {
         // The error that counts is the first; what stays behind is swept at the next start.
-        let _ = rustix::fs::unlinkat(&handle, &temp, AtFlags::empty());
+        let _ = handle.unlink(&temp);
         return Err(error);
     }
-    sync_dir(handle, dir)
+    sync(&*handle, dir)
 }
 
 /// Renames within `dir`, over what has the name already.
-pub(super) fn rename(dir: &Path, from: &OsStr, to: &OsStr) -> Result<(), WriteError> {
+pub(super) fn rename(os: &dyn Os, dir: &Path, from: &OsStr, to: &OsStr) -> Result<(), WriteError> {
     let fail = |source| WriteError { operation: "rename", path: dir.join(from), source };
-    let handle = open_dir(dir).map_err(fail)?;
-    rustix::fs::renameat(&handle, from, &handle, to).map_err(|errno| fail(errno.into()))?;
-    sync_dir(handle, dir)
+    let handle = os.open_dir(dir).map_err(fail)?;
+    handle.rename(from, to, Existing::Replace).map_err(fail)?;
+    sync(&*handle, dir)
 }
 
 /// Deletes a file; one that is gone already is no error.
-pub(super) fn unlink(dir: &Path, name: &OsStr) -> Result<(), WriteError> {
+pub(super) fn unlink(os: &dyn Os, dir: &Path, name: &OsStr) -> Result<(), WriteError> {
     let fail = |source| WriteError { operation: "delete", path: dir.join(name), source };
-    let handle = open_dir(dir).map_err(fail)?;
-    match rustix::fs::unlinkat(&handle, name, AtFlags::empty()) {
-        Ok(()) | Err(Errno::NOENT) => sync_dir(handle, dir),
-        Err(errno) => Err(fail(errno.into())),
+    let handle = os.open_dir(dir).map_err(fail)?;
+    match handle.unlink(name) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(fail(error)),
+        _ => sync(&*handle, dir),
     }
 }
 
 /// Makes a directory that only the owner may enter, unless it is there.
-pub(super) fn make_dir(dir: &Path) -> io::Result<()> {
-    match rustix::fs::mkdir(dir, Mode::RWXU) {
+pub(super) fn make_dir(os: &dyn Os, dir: &Path) -> io::Result<()> {
+    match os.make_dir(dir) {
         Ok(()) => {
             let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty());
-            let parent = open_dir(parent.unwrap_or(Path::new(".")))?;
-            give_away(&File::from(open_dir(dir)?), parent.as_fd(), Path::new("."))?;
-            File::from(parent).sync_all()
+            os.open_dir(parent.unwrap_or(Path::new(".")))?.sync()
         }
-        Err(Errno::EXIST) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         // A read-only file system may say so even when the directory is there.
-        Err(errno) => dir.is_dir().then_some(()).ok_or_else(|| errno.into()),
+        Err(error) => os.open_dir(dir).map(drop).map_err(|_| error),
     }
 }
 
 /// Deletes the temporary files whose target `is_ours` knows.
-pub(super) fn sweep(dir: &Path, is_ours: impl Fn(&OsStr) -> bool) -> Result<(), WriteError> {
+pub(super) fn sweep(
+    os: &dyn Os,
+    dir: &Path,
+    is_ours: impl Fn(&OsStr) -> bool,
+) -> Result<(), WriteError> {
     let fail = |source| WriteError { operation: "list", path: dir.to_owned(), source };
-    for entry in std::fs::read_dir(dir).map_err(fail)? {
-        let name = entry.map_err(fail)?.file_name();
+    for name in os.open_dir(dir).and_then(|dir| dir.names()).map_err(fail)? {
         if target_of(&name).is_some_and(&is_ours) {
-            unlink(dir, &name)?;
+            unlink(os, dir, &name)?;
         }
     }
     Ok(())
 }
 
-/// Opens a directory.
-pub(super) fn open_dir(dir: &Path) -> io::Result<OwnedFd> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    Ok(rustix::fs::open(dir, flags, Mode::empty())?)
-}
-
-fn write_new(dir: &OwnedFd, name: &OsStr, bytes: &[u8], like: &Path) -> io::Result<()> {
-    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let mut file = File::from(rustix::fs::openat(dir, name, flags, Mode::RUSR | Mode::WUSR)?);
-    give_away(&file, dir.as_fd(), like)?;
+fn write_new(dir: &dyn Dir, name: &OsStr, bytes: &[u8], like: &Path) -> io::Result<()> {
+    let mut file = dir.create(name, like)?;
     file.write_all(bytes)?;
-    file.sync_all()
+    file.sync()
 }
 
-/// Gives a file of root's to the owner of `like`, or to that of `dir` if there is no such path.
-pub(super) fn give_away(file: &File, dir: BorrowedFd<'_>, like: &Path) -> io::Result<()> {
-    if !rustix::process::geteuid().is_root() {
-        return Ok(());
-    }
-    let model = match rustix::fs::statat(dir, like, AtFlags::SYMLINK_NOFOLLOW) {
-        Err(Errno::NOENT) => rustix::fs::fstat(dir)?,
-        found => found?,
-    };
-    let (owner, group) = (Uid::from_raw(model.st_uid), Gid::from_raw(model.st_gid));
-    match rustix::fs::fchown(file, Some(owner), Some(group)) {
-        // A container whose root may not do so serves as root.
-        Err(Errno::PERM) => Ok(()),
-        given => Ok(given?),
-    }
-}
-
-fn move_into_place(dir: &OwnedFd, from: &OsStr, to: &OsStr, existing: Existing) -> io::Result<()> {
-    if existing == Existing::Keep {
-        match rustix::fs::renameat_with(dir, from, dir, to, RenameFlags::NOREPLACE) {
-            // Some network file systems do not know the flag; a look just before comes close.
-            Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
-                match rustix::fs::statat(dir, to, AtFlags::SYMLINK_NOFOLLOW) {
-                    Err(Errno::NOENT) => {}
-                    Ok(_) => return Err(Errno::EXIST.into()),
-                    Err(errno) => return Err(errno.into()),
-                }
-            }
-            done => return Ok(done?),
-        }
-    }
-    Ok(rustix::fs::renameat(dir, from, dir, to)?)
-}
-
-fn sync_dir(handle: OwnedFd, dir: &Path) -> Result<(), WriteError> {
-    File::from(handle).sync_all().map_err(|source| WriteError {
-        operation: SYNC,
-        path: dir.to_owned(),
-        source,
-    })
+fn sync(handle: &dyn Dir, dir: &Path) -> Result<(), WriteError> {
+    handle.sync().map_err(|source| WriteError { operation: SYNC, path: dir.to_owned(), source })
 }
 
 /// `.NAME.0123456789abcdef.tmp`: hidden, in the same directory, and not to be guessed.
-fn temporary_name(target: &OsStr) -> io::Result<OsString> {
-    let random = getrandom::u64().map_err(io::Error::other)?;
+fn temporary_name(os: &dyn Os, target: &OsStr) -> io::Result<OsString> {
+    let mut random = [0; 8];
+    os.fill_random(&mut random)?;
+    let random = u64::from_ne_bytes(random);
     let mut name = OsString::from(".");
     name.push(target);
     name.push(format!(".{random:016x}.tmp"));
@@ -192,6 +135,7 @@ fn target_of(name: &OsStr) -> Option<&OsStr> {
 mod tests {
     use std::os::unix::fs::PermissionsExt as _;
 
+    use super::super::Native;
     use super::*;
 
     fn names(dir: &Path) -> Vec<OsString> {
@@ -205,9 +149,11 @@ mod tests {
     fn a_file_is_private_and_whole_and_leaves_nothing_beside_it() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("a.pem");
-        put(dir.path(), OsStr::new("a.pem"), b"one", Existing::Keep, Path::new(".")).unwrap();
+        put(&Native, dir.path(), OsStr::new("a.pem"), b"one", Existing::Keep, Path::new("."))
+            .unwrap();
         assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o7777, 0o600);
-        put(dir.path(), OsStr::new("a.pem"), b"two", Existing::Replace, Path::new(".")).unwrap();
+        put(&Native, dir.path(), OsStr::new("a.pem"), b"two", Existing::Replace, Path::new("."))
+            .unwrap();
         assert_eq!(std::fs::read(&file).unwrap(), b"two");
         assert_eq!(names(dir.path()), ["a.pem"]);
     }
@@ -216,8 +162,9 @@ mod tests {
     fn a_file_that_is_to_be_kept_is_kept() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("a.pem"), "a person's").unwrap();
-        let error = put(dir.path(), OsStr::new("a.pem"), b"ours", Existing::Keep, Path::new("."))
-            .unwrap_err();
+        let error =
+            put(&Native, dir.path(), OsStr::new("a.pem"), b"ours", Existing::Keep, Path::new("."))
+                .unwrap_err();
         assert_eq!(error.source.kind(), io::ErrorKind::AlreadyExists);
         assert_eq!(std::fs::read(dir.path().join("a.pem")).unwrap(), b"a person's");
         assert_eq!(names(dir.path()), ["a.pem"]);
@@ -228,7 +175,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("target"), "untouched").unwrap();
         std::os::unix::fs::symlink("target", dir.path().join("a.pem")).unwrap();
-        put(dir.path(), OsStr::new("a.pem"), b"ours", Existing::Replace, Path::new(".")).unwrap();
+        put(&Native, dir.path(), OsStr::new("a.pem"), b"ours", Existing::Replace, Path::new("."))
+            .unwrap();
         assert_eq!(std::fs::read(dir.path().join("target")).unwrap(), b"untouched");
         assert_eq!(std::fs::read(dir.path().join("a.pem")).unwrap(), b"ours");
     }
@@ -236,12 +184,12 @@ mod tests {
     #[test]
     fn only_our_own_leftovers_are_swept() {
         let dir = tempfile::tempdir().unwrap();
-        let left = temporary_name(OsStr::new("a.pem")).unwrap();
+        let left = temporary_name(&Native, OsStr::new("a.pem")).unwrap();
         let foreign = [".a.pem.0123456789abcdeg.tmp", ".a.pem.tmp", ".b.pem.0123456789abcdef.tmp"];
         for name in foreign.iter().map(OsStr::new).chain([left.as_os_str()]) {
             std::fs::write(dir.path().join(name), "").unwrap();
         }
-        sweep(dir.path(), |target| target == "a.pem").unwrap();
+        sweep(&Native, dir.path(), |target| target == "a.pem").unwrap();
         assert_eq!(names(dir.path()), foreign);
     }
 }

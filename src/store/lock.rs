@@ -5,15 +5,11 @@
 //! none is ever stale. A lock counts only while its file is still the one that the name leads to:
 //! somebody may have deleted `keys/` and made it again.
 
-use std::fs::{File, TryLockError};
-use std::io::{self, Read as _, Seek as _, Write as _};
-use std::os::fd::AsFd as _;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rustix::fs::{Mode, OFlags};
-
-use super::durable::{give_away, open_dir};
+use super::{HeldLock, Os};
 
 const CHANGE: &str = ".lock";
 const SERVER: &str = ".server";
@@ -52,20 +48,20 @@ pub enum LockError {
 /// Proof that this process alone changes the directory, until it is dropped.
 #[derive(Debug)]
 pub struct Locked {
-    _file: File,
+    _lock: Box<dyn HeldLock>,
 }
 
 impl Locked {
     /// Takes the lock if it is free.
-    pub(super) fn try_take(keys_dir: &Path) -> Result<Option<Self>, LockError> {
-        Ok(take(&keys_dir.join(CHANGE))?.map(|file| Self { _file: file }))
+    pub(super) fn try_take(os: &dyn Os, keys_dir: &Path) -> Result<Option<Self>, LockError> {
+        Ok(os.try_lock(&keys_dir.join(CHANGE))?.map(|lock| Self { _lock: lock }))
     }
 
     /// Takes the lock, and waits for it up to [`PATIENCE`].
-    pub(super) fn take(keys_dir: &Path) -> Result<Self, LockError> {
+    pub(super) fn take(os: &dyn Os, keys_dir: &Path) -> Result<Self, LockError> {
         let mut waited = Duration::ZERO;
         loop {
-            if let Some(locked) = Self::try_take(keys_dir)? {
+            if let Some(locked) = Self::try_take(os, keys_dir)? {
                 return Ok(locked);
             }
             if waited >= PATIENCE {
@@ -81,126 +77,71 @@ impl Locked {
 /// Held by the one serving process that changes the directory.
 #[derive(Debug)]
 pub struct ServerLock {
-    file: File,
-    path: PathBuf,
+    lock: Box<dyn HeldLock>,
 }
 
 impl ServerLock {
     /// Takes the lock, and leaves `note` in its file for commands to read.
-    pub(super) fn take(keys_dir: &Path, note: &str) -> Result<Self, LockError> {
+    pub(super) fn take(os: &dyn Os, keys_dir: &Path, note: &str) -> Result<Self, LockError> {
         let path = keys_dir.join(SERVER);
         // A command that asks whether a server runs holds the lock for an instant.
         let mut tries = 5;
-        let mut file = loop {
-            match take(&path)? {
-                Some(file) => break file,
+        let mut lock = loop {
+            match os.try_lock(&path)? {
+                Some(lock) => break lock,
                 None if tries == 0 => return Err(LockError::Held { path }),
                 None => std::thread::sleep(POLL),
             }
             tries -= 1;
         };
-        // The note is advice to commands, not state: it need not survive a crash.
-        file.set_len(0)
-            .and_then(|()| file.rewind())
-            .and_then(|()| file.write_all(note.as_bytes()))
-            .map_err(|source| LockError::Open { path: path.clone(), source })?;
-        Ok(Self { file, path })
+        lock.leave_note(note).map_err(|source| LockError::Open { path, source })?;
+        Ok(Self { lock })
     }
 
     /// Whether the lock still counts: its file is not known to be deleted or replaced.
     pub fn is_valid(&self) -> bool {
-        is_same(&self.file, &self.path).unwrap_or(true)
+        self.lock.is_valid()
     }
 
     /// The note of the process that holds the lock now; `None` if none does.
-    pub(super) fn note(keys_dir: &Path) -> Option<String> {
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let file = rustix::fs::open(keys_dir.join(SERVER), flags, Mode::empty());
-        let mut file = File::from(file.ok()?);
-        match file.try_lock_shared() {
-            Err(TryLockError::WouldBlock) => {
-                let mut note = String::new();
-                file.read_to_string(&mut note).ok()?;
-                Some(note)
-            }
-            Ok(()) | Err(TryLockError::Error(_)) => None,
-        }
-    }
-}
-
-/// An exclusive lock on the file at `path`, or `None` if another process has it.
-fn take(path: &Path) -> Result<Option<File>, LockError> {
-    loop {
-        let file =
-            open(path).map_err(|source| LockError::Open { path: path.to_owned(), source })?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Ok(None),
-            Err(TryLockError::Error(source)) => {
-                return Err(LockError::Lock { path: path.to_owned(), source });
-            }
-        }
-        match is_same(&file, path) {
-            Ok(true) => return Ok(Some(file)),
-            // Deleted between the opening and the locking: the next process would lock another.
-            Ok(false) => {}
-            Err(source) => {
-                return Err(LockError::Lock { path: path.to_owned(), source });
-            }
-        }
-    }
-}
-
-fn open(path: &Path) -> io::Result<File> {
-    let flags =
-        OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let file = File::from(rustix::fs::open(path, flags, Mode::RUSR | Mode::WUSR)?);
-    let dir = open_dir(path.parent().unwrap_or(Path::new(".")))?;
-    give_away(&file, dir.as_fd(), Path::new("."))?;
-    Ok(file)
-}
-
-fn is_same(file: &File, path: &Path) -> io::Result<bool> {
-    let held = rustix::fs::fstat(file)?;
-    match rustix::fs::lstat(path) {
-        Ok(named) => Ok((held.st_dev, held.st_ino) == (named.st_dev, named.st_ino)),
-        Err(rustix::io::Errno::NOENT) => Ok(false),
-        Err(errno) => Err(errno.into()),
+    pub(super) fn note(os: &dyn Os, keys_dir: &Path) -> Option<String> {
+        os.note(&keys_dir.join(SERVER))
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::Native;
     use super::*;
 
     #[test]
     fn one_process_at_a_time_changes_the_directory() {
         let dir = tempfile::tempdir().unwrap();
-        let first = Locked::try_take(dir.path()).unwrap().unwrap();
-        assert!(Locked::try_take(dir.path()).unwrap().is_none());
+        let first = Locked::try_take(&Native, dir.path()).unwrap().unwrap();
+        assert!(Locked::try_take(&Native, dir.path()).unwrap().is_none());
         drop(first);
-        assert!(Locked::try_take(dir.path()).unwrap().is_some());
+        assert!(Locked::try_take(&Native, dir.path()).unwrap().is_some());
     }
 
     #[test]
     fn a_second_server_is_told_of_the_first() {
         let dir = tempfile::tempdir().unwrap();
-        assert_eq!(ServerLock::note(dir.path()), None);
-        let first = ServerLock::take(dir.path(), "the first").unwrap();
-        assert!(matches!(ServerLock::take(dir.path(), "x"), Err(LockError::Held { .. })));
-        assert_eq!(ServerLock::note(dir.path()).as_deref(), Some("the first"));
+        assert_eq!(ServerLock::note(&Native, dir.path()), None);
+        let first = ServerLock::take(&Native, dir.path(), "the first").unwrap();
+        assert!(matches!(ServerLock::take(&Native, dir.path(), "x"), Err(LockError::Held { .. })));
+        assert_eq!(ServerLock::note(&Native, dir.path()).as_deref(), Some("the first"));
         drop(first);
-        assert_eq!(ServerLock::note(dir.path()), None);
+        assert_eq!(ServerLock::note(&Native, dir.path()), None);
     }
 
     #[test]
     fn a_lock_whose_file_was_deleted_does_not_count() {
         let dir = tempfile::tempdir().unwrap();
-        let lock = ServerLock::take(dir.path(), "").unwrap();
+        let lock = ServerLock::take(&Native, dir.path(), "").unwrap();
         assert!(lock.is_valid());
         std::fs::remove_file(dir.path().join(SERVER)).unwrap();
         assert!(!lock.is_valid());
-        let second = ServerLock::take(dir.path(), "").unwrap();
+        let second = ServerLock::take(&Native, dir.path(), "").unwrap();
         assert!(second.is_valid());
         assert!(!lock.is_valid());
     }

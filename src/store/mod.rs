@@ -7,16 +7,20 @@
 
 mod durable;
 mod lock;
+mod native;
+mod os;
 mod read;
 mod record;
 mod scan;
 
 use std::ffi::{OsStr, OsString};
-use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-pub use durable::{Existing, WriteError};
+pub use durable::WriteError;
 pub use lock::{LockError, Locked, ServerLock};
+pub use native::Native;
+pub use os::{Dir, Existing, HeldLock, NewFile, Os, ReadError, Stamp};
 pub use record::RecordError;
 
 use serde::Serialize;
@@ -24,7 +28,8 @@ use serde::Serialize;
 use crate::jwk::KeyId;
 use crate::key::{KeyFormat, PemKey, SigningKey, parse_pem};
 use crate::lifecycle::{Record, Seen, Time};
-use rustix::fs::Access;
+use os::Chance;
+use p256::elliptic_curve::rand_core::TryCryptoRng;
 use scan::Scan;
 
 /// The name of the file that holds the next private key, beside the current one.
@@ -106,6 +111,7 @@ impl std::fmt::Display for Problem {
 /// The directory, and what is remembered of it between looks.
 #[derive(Debug)]
 pub struct Store {
+    os: Arc<dyn Os>,
     paths: Paths,
     /// The PEM format for a first key; later ones follow the key that they replace.
     first_format: KeyFormat,
@@ -115,7 +121,17 @@ pub struct Store {
 impl Store {
     /// A store over these paths; touches nothing yet.
     pub fn new(paths: Paths, first_format: KeyFormat) -> Self {
-        Self { paths, first_format, scan: Scan::default() }
+        Self::on(Arc::new(Native), paths, first_format)
+    }
+
+    /// The same on another operating system than the real one.
+    pub fn on(os: Arc<dyn Os>, paths: Paths, first_format: KeyFormat) -> Self {
+        Self { os, paths, first_format, scan: Scan::default() }
+    }
+
+    /// Random numbers that are fit for a private key.
+    pub fn chance(&self) -> impl TryCryptoRng<Error = std::io::Error> {
+        Chance(&*self.os)
     }
 
     /// Where the keys lie.
@@ -127,7 +143,7 @@ impl Store {
     ///
     /// Never fails: what cannot be read is among the problems.
     pub fn look(&mut self, now: Time) -> (Seen, Vec<Problem>) {
-        self.scan.look(&self.paths, now)
+        self.scan.look(&*self.os, &self.paths, now)
     }
 
     /// Reads the current private key, for a command that signs; the server keeps none in memory.
@@ -136,9 +152,9 @@ impl Store {
     ///
     /// The reason why there is no good one.
     pub fn read_private_key(&self) -> Result<SigningKey, String> {
-        let dir = durable::open_dir(self.paths.root()).map_err(|error| error.to_string())?;
-        let (pem, _) = read::read(dir.as_fd(), self.paths.private_key_name())
-            .map_err(|error| error.to_string())?;
+        let dir = self.os.open_dir(self.paths.root()).map_err(|error| error.to_string())?;
+        let (pem, _) =
+            dir.read(self.paths.private_key_name()).map_err(|error| error.to_string())?;
         match parse_pem(&pem).map_err(|error| error.to_string())? {
             PemKey::Private { key, .. } => Ok(key),
             PemKey::Public(_) => Err(PUBLIC_ONLY.into()),
@@ -157,7 +173,7 @@ impl Store {
 
     /// Whether files can be put beside the private key.
     pub fn root_is_writable(&self) -> bool {
-        rustix::fs::access(self.paths.root(), Access::WRITE_OK | Access::EXEC_OK).is_ok()
+        self.os.is_writable(self.paths.root())
     }
 
     /// Makes `keys/` if it is missing, and becomes the one server that may change the directory.
@@ -169,28 +185,28 @@ impl Store {
     /// If another server has the directory already, or it cannot be written.
     pub fn serve_alone(&self, note: &str) -> Result<ServerLock, LockError> {
         self.make_keys_dir()?;
-        ServerLock::take(&self.paths.keys_dir, note)
+        ServerLock::take(&*self.os, &self.paths.keys_dir, note)
     }
 
     /// The note of the server that has this directory now, if one runs.
     pub fn server_note(&self) -> Option<String> {
-        ServerLock::note(&self.paths.keys_dir)
+        ServerLock::note(&*self.os, &self.paths.keys_dir)
     }
 
     /// Takes the lock if it is free; `None` if another process is making a change.
     pub fn try_lock(&self) -> Result<Option<Locked>, LockError> {
         self.make_keys_dir()?;
-        Locked::try_take(&self.paths.keys_dir)
+        Locked::try_take(&*self.os, &self.paths.keys_dir)
     }
 
     /// Takes the lock, and waits up to 10 s for it.
     pub fn lock(&self) -> Result<Locked, LockError> {
         self.make_keys_dir()?;
-        Locked::take(&self.paths.keys_dir)
+        Locked::take(&*self.os, &self.paths.keys_dir)
     }
 
     fn make_keys_dir(&self) -> Result<(), LockError> {
-        durable::make_dir(&self.paths.keys_dir)
+        durable::make_dir(&*self.os, &self.paths.keys_dir)
             .map_err(|source| LockError::Open { path: self.paths.keys_dir.clone(), source })
     }
 
@@ -199,13 +215,13 @@ impl Store {
         let name = record::file_name(record);
         let text = record::render(record);
         let (dir, name) = (&self.paths.keys_dir, OsStr::new(&name));
-        durable::put(dir, name, text.as_bytes(), Existing::Replace, Path::new("."))
+        durable::put(&*self.os, dir, name, text.as_bytes(), Existing::Replace, Path::new("."))
     }
 
     /// Removes every record of `kid`.
     pub fn remove(&self, kid: KeyId, _: &Locked) -> Result<(), WriteError> {
         for name in self.scan.record_files(kid) {
-            durable::unlink(&self.paths.keys_dir, name)?;
+            durable::unlink(&*self.os, &self.paths.keys_dir, name)?;
         }
         Ok(())
     }
@@ -235,20 +251,22 @@ impl Store {
     /// Renames `next_key.pem` to `private_key.pem`.
     pub fn promote(&self, _: &Locked) -> Result<(), WriteError> {
         let to = self.paths.private_key_name();
-        durable::rename(self.paths.root(), OsStr::new(NEXT_KEY), to)
+        durable::rename(&*self.os, self.paths.root(), OsStr::new(NEXT_KEY), to)
     }
 
     /// Deletes `next_key.pem`.
     pub fn discard_next(&self, _: &Locked) -> Result<(), WriteError> {
-        durable::unlink(self.paths.root(), OsStr::new(NEXT_KEY))
+        durable::unlink(&*self.os, self.paths.root(), OsStr::new(NEXT_KEY))
     }
 
     /// Deletes what a killed process left of files that it was about to write; private bytes may be
     /// in them.
     pub fn sweep_temporary_files(&self, _: &Locked) -> Result<(), WriteError> {
         let private = [self.paths.private_key_name(), OsStr::new(NEXT_KEY)];
-        durable::sweep(self.paths.root(), |target| private.contains(&target))?;
-        durable::sweep(&self.paths.keys_dir, |target| record::kid_of_name(target).is_some())
+        durable::sweep(&*self.os, self.paths.root(), |target| private.contains(&target))?;
+        durable::sweep(&*self.os, &self.paths.keys_dir, |target| {
+            record::kid_of_name(target).is_some()
+        })
     }
 
     /// A key has a record before it can sign. If the key cannot be written, the record goes again:
@@ -265,16 +283,15 @@ impl Store {
         let format = self.scan.key_format().unwrap_or(self.first_format);
         let pem = key.to_pem(format);
         let owner = Path::new(self.paths.private_key_name());
-        durable::put(self.paths.root(), name, pem.as_bytes(), existing, owner).inspect_err(
-            |error| {
+        durable::put(&*self.os, self.paths.root(), name, pem.as_bytes(), existing, owner)
+            .inspect_err(|error| {
                 // After the rename the key may sign, whether or not a power cut would undo that.
                 if error.operation != durable::SYNC {
                     // The first error is the one to report; a record that stays is retired in time.
                     let record = record::file_name(record);
-                    let _ = durable::unlink(&self.paths.keys_dir, OsStr::new(&record));
+                    let _ = durable::unlink(&*self.os, &self.paths.keys_dir, OsStr::new(&record));
                 }
-            },
-        )
+            })
     }
 }
 

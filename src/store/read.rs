@@ -5,70 +5,30 @@
 
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::{self, Read as _};
+use std::io::Read as _;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 use zeroize::Zeroizing;
 
+use super::{ReadError, Stamp};
 use crate::key::MAX_PEM_LEN;
 
-/// What tells one version of a file from another without reading it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Stamp {
-    device: u64,
-    inode: u64,
-    size: i64,
-    modified: (i64, i64),
-    /// When anything about the file changed last, in seconds and nanoseconds; no program can set it.
-    pub(super) changed: (i64, i64),
-    /// Type and permission bits.
-    pub(super) mode: u32,
-}
-
-impl Stamp {
-    #[expect(
-        clippy::unnecessary_cast,
-        clippy::cast_possible_wrap,
-        reason = "the widths of these fields differ between platforms"
-    )]
-    fn of(stat: &Stat) -> Self {
-        Self {
-            device: stat.st_dev as u64,
-            inode: stat.st_ino as u64,
-            size: stat.st_size as i64,
-            modified: (stat.st_mtime as i64, stat.st_mtime_nsec as i64),
-            changed: (stat.st_ctime as i64, stat.st_ctime_nsec as i64),
-            mode: stat.st_mode as u32,
-        }
+#[expect(
+    clippy::unnecessary_cast,
+    clippy::cast_sign_loss,
+    reason = "the widths of these fields differ between platforms; a size is never negative"
+)]
+fn stamp(stat: &Stat) -> Stamp {
+    Stamp {
+        device: stat.st_dev as u64,
+        inode: stat.st_ino as u64,
+        size: stat.st_size as u64,
+        modified: (stat.st_mtime as i64, stat.st_mtime_nsec as i64),
+        changed: (stat.st_ctime as i64, stat.st_ctime_nsec as i64),
+        mode: stat.st_mode as u32,
     }
-}
-
-/// Why a file could not be read.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum ReadError {
-    /// There is nothing of that name.
-    #[error("there is no such file")]
-    Missing,
-    /// It is a symbolic link, and its target is missing.
-    #[error("a symbolic link that leads nowhere")]
-    Dangling,
-    /// It is a symbolic link whose target lies elsewhere.
-    #[error("a symbolic link that leads out of its directory")]
-    Escapes,
-    /// It is a symbolic link in a ring of links, or one of the kernel's own.
-    #[error("a symbolic link that leads in a circle or to no ordinary file")]
-    Loop,
-    /// A FIFO, a socket, a device or a directory.
-    #[error("{0}, not a regular file")]
-    NotRegular(&'static str),
-    /// It is larger than any key.
-    #[error("larger than {} KiB", MAX_PEM_LEN / 1024)]
-    TooLarge,
-    /// The operating system said no.
-    #[error("cannot be read: {0}")]
-    Io(#[source] io::Error),
 }
 
 impl From<Errno> for ReadError {
@@ -103,7 +63,7 @@ pub(super) fn read(
     stat(dir, name)?;
     let mut file = File::from(open_beneath(dir, name)?);
     let before = regular(&rustix::fs::fstat(&file)?)?;
-    if u64::try_from(before.size).is_ok_and(|size| size > MAX_PEM_LEN as u64) {
+    if before.size > MAX_PEM_LEN as u64 {
         return Err(ReadError::TooLarge);
     }
     // The whole capacity at once: a vector that grows leaves copies of its content behind.
@@ -117,7 +77,7 @@ pub(super) fn read(
 }
 
 fn regular(stat: &Stat) -> Result<Stamp, ReadError> {
-    let stamp = Stamp::of(stat);
+    let stamp = stamp(stat);
     match FileType::from_raw_mode(stat.st_mode) {
         FileType::RegularFile => Ok(stamp),
         FileType::Directory => Err(ReadError::NotRegular("a directory")),
@@ -160,7 +120,7 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::store::durable::open_dir;
+    use crate::store::native::open_dir;
 
     fn outcome(dir: &Path, name: &str) -> Result<Vec<u8>, String> {
         let handle = open_dir(dir).unwrap();

@@ -5,14 +5,10 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ffi::{OsStr, OsString};
-use std::os::fd::{AsFd as _, BorrowedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
-use rustix::fs::Dir;
-
-use super::read::{self, ReadError, Stamp};
-use super::{NEXT_KEY, PUBLIC_ONLY, Paths, Problem, durable, record};
+use super::{Dir, NEXT_KEY, Os, PUBLIC_ONLY, Paths, Problem, ReadError, Stamp, record};
 use crate::jwk::{Jwk, KeyId};
 use crate::key::{KeyFormat, PemKey, parse_pem};
 use crate::lifecycle::{Listing, Record, Seen, Slot, Time};
@@ -64,16 +60,17 @@ impl Scan {
     }
 
     /// Reads what has changed since the last look.
-    pub(super) fn look(&mut self, paths: &Paths, now: Time) -> (Seen, Vec<Problem>) {
+    pub(super) fn look(&mut self, os: &dyn Os, paths: &Paths, now: Time) -> (Seen, Vec<Problem>) {
         let mut seen = Seen::default();
         let mut problems = Vec::new();
-        self.look_at_root(paths, now, &mut seen, &mut problems);
-        self.look_at_keys(paths, now, &mut seen, &mut problems);
+        self.look_at_root(os, paths, now, &mut seen, &mut problems);
+        self.look_at_keys(os, paths, now, &mut seen, &mut problems);
         (seen, problems)
     }
 
     fn look_at_root(
         &mut self,
+        os: &dyn Os,
         paths: &Paths,
         now: Time,
         seen: &mut Seen,
@@ -82,7 +79,7 @@ impl Scan {
         let root = paths.root();
         let mut before = std::mem::take(&mut self.root);
         self.key_format = None;
-        let dir = match durable::open_dir(root) {
+        let dir = match os.open_dir(root) {
             Ok(dir) => dir,
             Err(error) => {
                 problems.push(Problem::of("unreadable_directory", root, unreadable(&error)));
@@ -90,9 +87,9 @@ impl Scan {
                 return;
             }
         };
-        report_writable_by_others(root, problems);
+        report_writable_by_others(&*dir, root, problems);
         let mut slot = |name: &OsStr| {
-            let found = self::file(dir.as_fd(), name, before.remove(name), now);
+            let found = self::file(&*dir, name, before.remove(name), now);
             let path = root.join(name);
             let Some(remembered) = found.transpose() else {
                 return (Slot::Missing, None);
@@ -127,14 +124,15 @@ impl Scan {
 
     fn look_at_keys(
         &mut self,
+        os: &dyn Os,
         paths: &Paths,
         now: Time,
         seen: &mut Seen,
         problems: &mut Vec<Problem>,
     ) {
         let keys_dir = &paths.keys_dir;
-        let opened = durable::open_dir(keys_dir);
-        let listed = opened.and_then(|dir| Ok((pem_names(dir.as_fd())?, dir)));
+        let opened = os.open_dir(keys_dir);
+        let listed = opened.and_then(|dir| Ok((pem_names(&*dir)?, dir)));
         let (names, dir) = match listed {
             Ok(listed) => listed,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
@@ -151,7 +149,7 @@ impl Scan {
                 return;
             }
         };
-        report_writable_by_others(keys_dir, problems);
+        report_writable_by_others(&*dir, keys_dir, problems);
         let mut before = std::mem::take(&mut self.keys);
         self.record_files.clear();
         let mut refused = BTreeSet::new();
@@ -166,7 +164,7 @@ impl Scan {
                     None => drop(dropped.insert(name.clone(), None)),
                 }
             };
-            let remembered = match file(dir.as_fd(), &name, before.remove(&name), now) {
+            let remembered = match file(&*dir, &name, before.remove(&name), now) {
                 Ok(Some(remembered)) => remembered,
                 Ok(None) => continue,
                 Err(reason) => {
@@ -222,7 +220,7 @@ impl Scan {
 
 /// The file `name`, read again only if it may have changed since `before`; `None` if there is none.
 fn file(
-    dir: BorrowedFd<'_>,
+    dir: &dyn Dir,
     name: &OsStr,
     before: Option<Remembered>,
     now: Time,
@@ -231,7 +229,7 @@ fn file(
         ReadError::Missing => Ok(None),
         error => Err(error.to_string()),
     };
-    let stamp = match read::stat(dir, name) {
+    let stamp = match dir.stat(name) {
         Ok(stamp) => stamp,
         Err(error) => return refused(error),
     };
@@ -241,7 +239,7 @@ fn file(
     {
         return Ok(Some(before));
     }
-    match read::read(dir, name) {
+    match dir.read(name) {
         Ok((bytes, stamp)) => {
             let read_at = now.timestamp();
             Ok(Some(Remembered { stamp, read_at, content: Content::of(name, &bytes) }))
@@ -278,16 +276,10 @@ impl Content {
 }
 
 /// The names that end in `.pem`, in order. Hidden files are editors' and copiers' own.
-fn pem_names(dir: BorrowedFd<'_>) -> std::io::Result<BTreeSet<OsString>> {
-    let mut names = BTreeSet::new();
-    for entry in Dir::read_from(dir)? {
-        let entry = entry?;
-        let name = entry.file_name().to_bytes();
-        if name.ends_with(b".pem") && !name.starts_with(b".") {
-            names.insert(OsStr::from_bytes(name).to_owned());
-        }
-    }
-    Ok(names)
+fn pem_names(dir: &dyn Dir) -> std::io::Result<BTreeSet<OsString>> {
+    let is_pem =
+        |name: &OsString| name.as_bytes().ends_with(b".pem") && !name.as_bytes().starts_with(b".");
+    Ok(dir.names()?.into_iter().filter(is_pem).collect())
 }
 
 fn unreadable(error: &std::io::Error) -> String {
@@ -304,13 +296,13 @@ fn report_exposure(path: &Path, stamp: &Stamp, problems: &mut Vec<Problem>) {
 }
 
 /// Whoever may write to the directory can put another key in place of the current one.
-fn report_writable_by_others(path: &Path, problems: &mut Vec<Problem>) {
+fn report_writable_by_others(dir: &dyn Dir, path: &Path, problems: &mut Vec<Problem>) {
     const STICKY: u32 = 0o1000;
-    if let Ok(stat) = rustix::fs::stat(path)
-        && stat.st_mode & 0o002 != 0
-        && stat.st_mode & STICKY == 0
+    if let Ok(mode) = dir.mode()
+        && mode & 0o002 != 0
+        && mode & STICKY == 0
     {
-        let mode = stat.st_mode & 0o7777;
+        let mode = mode & 0o7777;
         let reason = format!("a directory that anybody may write to (mode {mode:04o})");
         problems.push(Problem::of("exposed_directory", path, reason));
     }
