@@ -70,9 +70,8 @@ impl Dir for OwnedFd {
         Ok(names)
     }
 
-    #[expect(clippy::unnecessary_cast, reason = "the width differs between platforms")]
     fn mode(&self) -> io::Result<u32> {
-        Ok(rustix::fs::fstat(self)?.st_mode as u32)
+        Ok(read::stamp(&rustix::fs::fstat(self)?).mode)
     }
 
     fn stat(&self, name: &OsStr) -> Result<Stamp, ReadError> {

@@ -15,12 +15,14 @@ use zeroize::Zeroizing;
 use super::{ReadError, Stamp};
 use crate::key::MAX_PEM_LEN;
 
+/// What `stat` says.
 #[expect(
     clippy::unnecessary_cast,
     clippy::cast_sign_loss,
+    clippy::cast_possible_wrap,
     reason = "the widths of these fields differ between platforms; a size is never negative"
 )]
-fn stamp(stat: &Stat) -> Stamp {
+pub(super) fn stamp(stat: &Stat) -> Stamp {
     Stamp {
         device: stat.st_dev as u64,
         inode: stat.st_ino as u64,
