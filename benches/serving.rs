@@ -2,21 +2,16 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests, which clippy does not take for tests")]
 
-use std::pin::pin;
-use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use ::http::Request;
 use ::http::header::IF_NONE_MATCH;
 use ::http::request::Builder;
-use axum::Router;
-use axum::body::Body;
-use axum::response::Response;
+use bytes::Bytes;
 use divan::{Bencher, black_box};
-use hyper::service::Service as _;
-use hyper_util::service::TowerToHyperService;
+use http_body_util::Empty;
 use jwks_server::health::Health;
-use jwks_server::http::{KEY_SET_PATH, router};
+use jwks_server::http::{Answers, KEY_SET_PATH};
 use jwks_server::jwk::{Jwk, JwkSet};
 use jwks_server::snapshot::{Snapshot, channel};
 
@@ -57,23 +52,14 @@ fn get_404(bencher: Bencher) {
     answer(bencher, || Request::get("/"));
 }
 
-/// Measures the router's answer to `request`, which is built outside of the measurement.
+/// Measures the answer to `request`, which is built outside of the measurement.
 fn answer(bencher: Bencher, request: impl Fn() -> Builder) {
     let (_publisher, snapshot) = channel(snapshot());
     let (_health, health) = channel(Health::default());
-    let router = TowerToHyperService::new(router(snapshot, health));
+    let answers = Answers { snapshot, health };
     bencher
-        .with_inputs(|| request().body(Body::empty()).unwrap())
-        .bench_local_values(|request| at_once(&router, request));
-}
-
-/// The router's answer, which never waits for anything.
-fn at_once(router: &TowerToHyperService<Router>, request: Request<Body>) -> Response {
-    let mut answer = pin!(router.call(request));
-    match answer.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
-        Poll::Ready(answer) => answer.unwrap(),
-        Poll::Pending => panic!("an answer waits"),
-    }
+        .with_inputs(|| request().body(Empty::<Bytes>::new()).unwrap())
+        .bench_local_values(|request| answers.answer(&request));
 }
 
 fn snapshot() -> Snapshot {

@@ -8,7 +8,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use ::http::HeaderValue;
+use ::http::header::{
+    ACCESS_CONTROL_ALLOW_ORIGIN, CACHE_CONTROL, CONTENT_TYPE, ETAG, HeaderMap, HeaderValue,
+    X_CONTENT_TYPE_OPTIONS,
+};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
@@ -17,7 +20,7 @@ use sha2::{Digest, Sha256};
 
 use crate::jwk::JwkSet;
 
-/// A JWK Set as it goes over the wire: body, entity tag and header values, all of one version.
+/// A JWK Set as it goes over the wire: body, entity tag and headers, all of one version.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Snapshot {
     /// The JSON document.
@@ -25,8 +28,10 @@ pub struct Snapshot {
     /// A strong entity tag (RFC 9110 section 8.8.3): a hash of `body`, so equal sets have equal
     /// tags across restarts and replicas.
     pub etag: HeaderValue,
-    /// `Cache-Control`, with the time for which a cache may hold the set.
-    pub cache_control: HeaderValue,
+    /// The headers of a 200, among them the time for which a cache may hold the set.
+    pub headers: HeaderMap,
+    /// Those of a 304: the same without `Content-Type` (RFC 9110 section 15.4.5).
+    pub not_modified_headers: HeaderMap,
 }
 
 impl Snapshot {
@@ -39,12 +44,18 @@ impl Snapshot {
         let body = serde_json::to_vec(set).map_err(RenderError::Serialise)?;
         let hash = Sha256::digest(&body);
         let etag = format!("\"{}\"", URL_SAFE_NO_PAD.encode(&hash[..16]));
+        let etag = HeaderValue::try_from(etag).map_err(RenderError::Header)?;
         let cache_control = format!("public, max-age={}", cache_max_age.as_secs());
-        Ok(Self {
-            body: Bytes::from(body),
-            etag: HeaderValue::try_from(etag).map_err(RenderError::Header)?,
-            cache_control: HeaderValue::try_from(cache_control).map_err(RenderError::Header)?,
-        })
+        let cache_control = HeaderValue::try_from(cache_control).map_err(RenderError::Header)?;
+
+        let mut headers = HeaderMap::new();
+        headers.insert(CACHE_CONTROL, cache_control);
+        headers.insert(ETAG, etag.clone());
+        headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
+        headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+        let not_modified_headers = headers.clone();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        Ok(Self { body: Bytes::from(body), etag, headers, not_modified_headers })
     }
 }
 
@@ -123,7 +134,7 @@ mod tests {
         assert_eq!(snapshot(1, 60), snapshot(1, 60));
         assert_eq!(snapshot(1, 60).etag, snapshot(1, 61).etag);
         assert_ne!(snapshot(1, 60).etag, snapshot(2, 60).etag);
-        assert_eq!(snapshot(1, 61).cache_control, "public, max-age=61");
+        assert_eq!(snapshot(1, 61).headers[CACHE_CONTROL], "public, max-age=61");
         assert!(snapshot(1, 60).body.starts_with(br#"{"keys":[{"kty":"EC","#));
     }
 

@@ -1,21 +1,14 @@
 //! The contract: which request gets which answer. It knows no sockets and no keys.
 
-use std::future::ready;
-
 use ::http::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
-    ACCESS_CONTROL_MAX_AGE, ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, ETAG,
-    HOST, HeaderMap, HeaderValue, X_CONTENT_TYPE_OPTIONS,
+    ACCESS_CONTROL_MAX_AGE, ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HOST, HeaderMap,
+    HeaderValue, X_CONTENT_TYPE_OPTIONS,
 };
-use ::http::{Method, StatusCode, Version};
-use axum::Router;
-use axum::body::Body;
-use axum::extract::Request;
-use axum::response::Response;
-use axum::routing::any;
-use http_body::Body as _;
-use hyper::service::Service as _;
-use hyper_util::service::TowerToHyperService;
+use ::http::{Method, Request, Response, StatusCode, Version};
+use bytes::Bytes;
+use http_body::Body;
+use http_body_util::Full;
 
 use super::if_none_match;
 use crate::health::Health;
@@ -24,75 +17,72 @@ use crate::snapshot::{Reader, Snapshot};
 /// Where the key set is served.
 pub const KEY_SET_PATH: &str = "/.well-known/jwks.json";
 
-/// The service without its connections: a router that serves the newest `snapshot` and `health`.
+/// An answer: its body is whole from the start.
+pub type Answer = Response<Full<Bytes>>;
+
+/// The service without its connections: it answers with the newest snapshot and health.
 ///
-/// A request costs a load from a [`Reader`] and no other lock, no clock and no disk.
-pub fn router(snapshot: Reader<Snapshot>, health: Reader<Health>) -> Router {
-    Router::new()
-        .route(
-            KEY_SET_PATH,
-            any(move |request: Request| ready(key_set(&request, &snapshot.load()))),
-        )
-        .route("/healthz", any(|request: Request| ready(alive(&request))))
-        .route("/readyz", any(move |request: Request| ready(readiness(&request, &health.load()))))
-        .fallback(|| ready(refusal(StatusCode::NOT_FOUND)))
+/// A request costs a load from a [`Reader`] and no other lock, no clock and no disk. With three paths
+/// there is nothing for a router to do.
+#[derive(Debug)]
+pub struct Answers {
+    /// The key set.
+    pub snapshot: Reader<Snapshot>,
+    /// What is wrong while it is served.
+    pub health: Reader<Health>,
 }
 
-/// The answer to one request of a connection, with what concerns the connection.
-///
-/// A request of HTTP/1.1 without exactly one `Host` is refused (RFC 9112 section 3.2). No body is
-/// read: after a request with one, the connection is closed, so that no body is ever mistaken for a
-/// request.
-pub(super) async fn answer(
-    router: TowerToHyperService<Router>,
-    request: Request<hyper::body::Incoming>,
-) -> Result<Response, std::convert::Infallible> {
-    let bad_host = request.version() == Version::HTTP_11
-        && request.headers().get_all(HOST).iter().count() != 1;
-    let closes = bad_host || !request.body().is_end_stream();
-    let mut response =
-        if bad_host { refusal(StatusCode::BAD_REQUEST) } else { router.call(request).await? };
-    if response.status() == StatusCode::NOT_MODIFIED {
-        // axum says the length of the empty body, where RFC 9110 section 8.6 wants that of the 200.
-        response.headers_mut().remove(CONTENT_LENGTH);
+impl Answers {
+    /// The answer to one request of a connection, with what concerns the connection.
+    ///
+    /// A request of HTTP/1.1 without exactly one `Host` is refused (RFC 9112 section 3.2). No body is
+    /// read: after a request with one, the connection is closed, so that no body is ever mistaken for
+    /// a request. For HEAD, hyper takes the body away and leaves its length.
+    pub fn answer<B: Body>(&self, request: &Request<B>) -> Answer {
+        let bad_host = request.version() == Version::HTTP_11
+            && request.headers().get_all(HOST).iter().count() != 1;
+        let mut answer =
+            if bad_host { refusal(StatusCode::BAD_REQUEST) } else { self.route(request) };
+        if bad_host || !request.body().is_end_stream() {
+            answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        answer
     }
-    if closes {
-        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+
+    fn route<B>(&self, request: &Request<B>) -> Answer {
+        match request.uri().path() {
+            KEY_SET_PATH => key_set(request, &self.snapshot.load()),
+            "/healthz" => alive(request),
+            "/readyz" => readiness(request, &self.health.load()),
+            _ => refusal(StatusCode::NOT_FOUND),
+        }
     }
-    Ok(response)
 }
 
-fn key_set(request: &Request, snapshot: &Snapshot) -> Response {
+fn key_set<B>(request: &Request<B>, snapshot: &Snapshot) -> Answer {
     match *request.method() {
         Method::GET | Method::HEAD => {
-            if if_none_match::names(request.headers(), &snapshot.etag) {
-                let mut response = response(StatusCode::NOT_MODIFIED, Body::empty());
-                describe(response.headers_mut(), snapshot);
-                return response;
-            }
-            // For HEAD, axum takes the length of the body and then the body away.
-            let mut response = response(StatusCode::OK, Body::from(snapshot.body.clone()));
-            response.headers_mut().insert(CONTENT_TYPE, JSON);
-            describe(response.headers_mut(), snapshot);
-            response
+            let known = if_none_match::names(request.headers(), &snapshot.etag);
+            let (status, headers, body) = if known {
+                (StatusCode::NOT_MODIFIED, &snapshot.not_modified_headers, Bytes::new())
+            } else {
+                (StatusCode::OK, &snapshot.headers, snapshot.body.clone())
+            };
+            let mut answer = Response::new(Full::new(body));
+            *answer.status_mut() = status;
+            // A copy of a map costs less than to insert what is in it.
+            *answer.headers_mut() = headers.clone();
+            answer
         }
         Method::OPTIONS => preflight(),
         _ => method_not_allowed("GET, HEAD, OPTIONS"),
     }
 }
 
-/// The headers that a 200 and its 304 share (RFC 9110 section 15.4.5).
-fn describe(headers: &mut HeaderMap, snapshot: &Snapshot) {
-    headers.insert(CACHE_CONTROL, snapshot.cache_control.clone());
-    headers.insert(ETAG, snapshot.etag.clone());
-    headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, ANY);
-    headers.insert(X_CONTENT_TYPE_OPTIONS, NOSNIFF);
-}
-
 /// What a browser asks before a request that is more than a plain GET (Fetch, "CORS-preflight
 /// fetch"). Any header is allowed, none has an effect; it may remember that for a day.
-fn preflight() -> Response {
-    let mut response = response(StatusCode::NO_CONTENT, Body::empty());
+fn preflight() -> Answer {
+    let mut response = response(StatusCode::NO_CONTENT, Bytes::new());
     let headers = response.headers_mut();
     let methods = HeaderValue::from_static("GET, HEAD, OPTIONS");
     headers.insert(ALLOW, methods.clone());
@@ -103,39 +93,37 @@ fn preflight() -> Response {
     response
 }
 
-fn alive(request: &Request) -> Response {
+fn alive<B>(request: &Request<B>) -> Answer {
     match *request.method() {
-        Method::GET | Method::HEAD => {
-            uncached(StatusCode::OK, JSON, Body::from(r#"{"status":"ok"}"#))
-        }
+        Method::GET | Method::HEAD => uncached(StatusCode::OK, JSON, r#"{"status":"ok"}"#),
         _ => method_not_allowed("GET, HEAD"),
     }
 }
 
-fn readiness(request: &Request, health: &Health) -> Response {
+fn readiness<B>(request: &Request<B>, health: &Health) -> Answer {
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         return method_not_allowed("GET, HEAD");
     }
     match serde_json::to_vec(health) {
-        Ok(body) => uncached(StatusCode::OK, JSON, Body::from(body)),
+        Ok(body) => uncached(StatusCode::OK, JSON, body),
         Err(_) => refusal(StatusCode::INTERNAL_SERVER_ERROR),
     }
 }
 
-fn method_not_allowed(allow: &'static str) -> Response {
+fn method_not_allowed(allow: &'static str) -> Answer {
     let mut response = refusal(StatusCode::METHOD_NOT_ALLOWED);
     response.headers_mut().insert(ALLOW, HeaderValue::from_static(allow));
     response
 }
 
 /// An error answer, its body the status in words.
-fn refusal(status: StatusCode) -> Response {
+fn refusal(status: StatusCode) -> Answer {
     let reason = status.canonical_reason().unwrap_or_default();
-    uncached(status, TEXT, Body::from(reason))
+    uncached(status, TEXT, reason)
 }
 
 /// An answer that no cache keeps.
-fn uncached(status: StatusCode, content_type: HeaderValue, body: Body) -> Response {
+fn uncached(status: StatusCode, content_type: HeaderValue, body: impl Into<Bytes>) -> Answer {
     let mut response = response(status, body);
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, content_type);
@@ -145,8 +133,8 @@ fn uncached(status: StatusCode, content_type: HeaderValue, body: Body) -> Respon
 }
 
 /// A bare answer, with room for all headers that one may get.
-fn response(status: StatusCode, body: Body) -> Response {
-    let mut response = Response::new(body);
+fn response(status: StatusCode, body: impl Into<Bytes>) -> Answer {
+    let mut response = Response::new(Full::new(body.into()));
     *response.status_mut() = status;
     *response.headers_mut() = HeaderMap::with_capacity(8);
     response

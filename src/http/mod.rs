@@ -1,4 +1,4 @@
-//! The HTTP side: [`serve`] accepts connections within [`Limits`], and [`router`] answers.
+//! The HTTP side: [`serve`] accepts connections within [`Limits`], and [`Answers`] answers.
 //!
 //! HTTP/1.1 and 1.0 in the clear, as an authorization server or the reverse proxy before it speaks.
 //! It knows no manager, store or key: what it serves comes through two [`Reader`]s.
@@ -8,24 +8,24 @@ mod if_none_match;
 mod limits;
 mod stream;
 
+use std::convert::Infallible;
+use std::future::ready;
 use std::io;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use axum::Router;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use hyper_util::service::TowerToHyperService;
 use rustix::net::sockopt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-pub use self::answers::{KEY_SET_PATH, router};
+pub use self::answers::{Answer, Answers, KEY_SET_PATH};
 pub use self::limits::Limits;
 use self::limits::{MAX_HEAD_BYTES, SEND_BUFFER_BYTES};
 use self::stream::{BoundedStream, Bounds};
@@ -54,7 +54,7 @@ pub async fn serve(
     }
     let server = Arc::new(Server {
         http: protocol(),
-        router: TowerToHyperService::new(router(snapshot, health)),
+        answers: Answers { snapshot, health },
         bounds: Arc::new(Bounds { limits, crowded: AtomicBool::new(false) }),
     });
     let (stop, stopped) = watch::channel(());
@@ -96,7 +96,7 @@ fn protocol() -> http1::Builder {
 #[derive(Debug)]
 struct Server {
     http: http1::Builder,
-    router: TowerToHyperService<Router>,
+    answers: Answers,
     bounds: Arc<Bounds>,
 }
 
@@ -104,7 +104,8 @@ impl Server {
     /// Answers the requests of one client until either side has enough, or `stopped` changes.
     async fn converse(self: Arc<Self>, stream: TcpStream, mut stopped: watch::Receiver<()>) {
         let io = TokioIo::new(BoundedStream::new(stream, Arc::clone(&self.bounds)));
-        let service = service_fn(|request| answers::answer(self.router.clone(), request));
+        let service =
+            service_fn(|request| ready(Ok::<_, Infallible>(self.answers.answer(&request))));
         let mut connection = pin!(self.http.serve_connection(io, service));
         let ended = tokio::select! {
             // A request that has arrived is answered, even if the signal came first.
