@@ -7,6 +7,7 @@
 use base64ct::{Base64, Encoding as _};
 use zeroize::Zeroizing;
 
+use super::scrub::scrubbed;
 use super::{KeyFormat, SigningKey};
 use crate::jwk::{COORDINATE_LEN, Jwk};
 
@@ -15,6 +16,10 @@ impl SigningKey {
     ///
     /// Lines end in LF and hold 64 characters of base64; the last one ends too.
     pub fn to_pem(&self, format: KeyFormat) -> Zeroizing<String> {
+        scrubbed(|| self.encode(format))
+    }
+
+    fn encode(&self, format: KeyFormat) -> Zeroizing<String> {
         let scalar = self.scalar();
         let point = uncompressed(self.jwk());
         let der = |parts: [&[u8]; 4]| Zeroizing::new(parts.concat());

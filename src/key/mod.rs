@@ -11,6 +11,7 @@
 //! oid     the names of the curves and algorithms that are refused
 //! signing SigningKey: generate, sign, verify
 //! encode  key      →  PEM
+//! scrub   nothing of a private key stays on the stack
 //! ```
 
 mod decode;
@@ -18,6 +19,7 @@ mod encode;
 mod error;
 mod oid;
 mod pem;
+mod scrub;
 mod signing;
 #[cfg(test)]
 mod tests;
@@ -32,6 +34,7 @@ pub use signing::{GenerateError, SigningKey, verify};
 
 use crate::jwk::Jwk;
 use pem::{Block, Content};
+use scrub::scrubbed;
 
 /// The longest text that is read as a key, in bytes. A P-256 key takes a few hundred.
 pub const MAX_PEM_LEN: usize = 16 * 1024;
@@ -104,6 +107,10 @@ impl PemKey {
 ///
 /// If there is not exactly one key, or it is not a valid P-256 key in one of these formats.
 pub fn parse_pem(text: &[u8]) -> Result<PemKey, KeyError> {
+    scrubbed(|| parse(text))
+}
+
+fn parse(text: &[u8]) -> Result<PemKey, KeyError> {
     let (block, curve_named) = only_key(text)?;
     let private = |key, format| PemKey::Private { key, format };
     match block.content() {

@@ -11,6 +11,7 @@ use p256::elliptic_curve::rand_core::TryCryptoRng;
 use zeroize::Zeroizing;
 
 use super::encode::uncompressed;
+use super::scrub::scrubbed;
 use crate::jwk::{COORDINATE_LEN, Jwk};
 
 /// A P-256 private key, with its public half.
@@ -33,9 +34,9 @@ impl SigningKey {
     where
         R: TryCryptoRng<Error: Send + Sync + 'static> + ?Sized,
     {
-        let secret = p256::ecdsa::SigningKey::try_generate_from_rng(rng)
+        let secret = scrubbed(|| p256::ecdsa::SigningKey::try_generate_from_rng(rng).map(Box::new))
             .map_err(|error| GenerateError::Random(Box::new(error)))?;
-        let key = Self::with_public_half(Box::new(secret));
+        let key = Self::with_public_half(secret);
         if key.verifies_itself() { Ok(key) } else { Err(GenerateError::SelfTest) }
     }
 
@@ -61,7 +62,7 @@ impl SigningKey {
     ///
     /// It is deterministic (RFC 6979), so it needs no random source.
     pub fn sign(&self, message: &[u8]) -> [u8; 64] {
-        let signature: Signature = self.secret.sign(message);
+        let signature: Signature = scrubbed(|| self.secret.sign(message));
         signature.to_bytes().into()
     }
 

@@ -1,0 +1,37 @@
+//! Leaves nothing of a private key on the stack.
+//!
+//! Values that hold a private key are zeroized when they are dropped, but the arithmetic of P-256
+//! spills parts of the scalar to the stack as it goes, and a value that is moved leaves its old place
+//! as it was. No destructor knows of those places, and the next call may not reach them for hours. So
+//! each operation on a private key runs in a call of its own, and the stack below is overwritten
+//! when it is done.
+
+use std::hint::black_box;
+
+use zeroize::Zeroize as _;
+
+/// How deep the stack is overwritten: some times what the deepest of these operations takes, in a
+/// build without optimisation as well.
+const DEPTH: usize = 64 * 1024;
+
+/// What `work` returns, once its stack has been overwritten. The private key in it, if any, must be
+/// behind a pointer: what is returned by value is not cleaned.
+pub(super) fn scrubbed<T>(work: impl FnOnce() -> T) -> T {
+    let result = apart(work);
+    scrub();
+    result
+}
+
+/// Never inlined, so that all that `work` leaves lies below the caller's frame, where `scrub` goes.
+#[inline(never)]
+fn apart<T>(work: impl FnOnce() -> T) -> T {
+    work()
+}
+
+#[inline(never)]
+fn scrub() {
+    let mut stack = [0u8; DEPTH];
+    // Writes that the compiler must not leave out, though nobody reads them.
+    stack.zeroize();
+    black_box(&stack);
+}
