@@ -261,6 +261,35 @@ PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 MANY_HEADERS = _START + b"X: a\r\n" * 100 + b"\r\n"
 
 
+def mixed(server, problems):
+    """10,000 connections at once, each in one of five ways, for 20 s; who is closed comes again. The
+    server has 4,096 of them, and as many wait in its backlog."""
+    ways = [(b"", None, True, None), (b"G", None, True, b"E"), (_START + b"X: ", None, True, b"a"),
+            (GET * 100, 1, False, None), (LARGE_HEADERS, None, True, None)]
+    swarms = [Swarm(server.port, 2000, payload, receive_buffer=receive_buffer, reads=reads,
+                    trickle=trickle)
+              for payload, receive_buffer, reads, trickle in ways]
+    total, most, times = 2000 * len(swarms), 0, []
+    deadline = time.monotonic() + 20
+    try:
+        while time.monotonic() < deadline:
+            for swarm in swarms:
+                swarm.run(0.05)
+                times += [peer.closed - peer.opened for peer in swarm.ended if peer.opened]
+                swarm.unborn += len(swarm.ended)
+                total += len(swarm.ended)
+                swarm.ended = []
+            most = max(most, sum(len(swarm.open) for swarm in swarms))
+    finally:
+        for swarm in swarms:
+            swarm.__exit__()
+    if most < 9_000:
+        problems.append(f"only {most} connections were there at once")
+    # Most of it is what they waited in the backlog, which the server cannot bound.
+    longest = max(times, default=0)
+    return {"connections": total, "note": f"{most} at once, the longest open for {longest:.1f} s"}
+
+
 def descriptors(server, problems):
     """More connections than it has descriptors, held for 8 s; a rotation meanwhile."""
     with socket.create_connection(("127.0.0.1", server.port), timeout=10) as kept:
@@ -345,6 +374,7 @@ def termination_control(server, problems):
     return {"connections": 0, "closed": time.monotonic() - began}
 
 
+MIXED = "10,000 at once, mixed"
 ATTACKS = {
     "slow headers (slowhttptest -H)": {
         "run": slowhttptest("-H", "-i", "5", "-x", "24"), "bound": HEAD_BOUND},
@@ -363,6 +393,7 @@ ATTACKS = {
         "run": flood(5000, 1000, [LARGE_HEADERS], {431, 400}), "bound": HEAD_BOUND},
     "65 KiB target, 101 headers": {
         "run": flood(1000, 500, [LARGE_TARGET, MANY_HEADERS], {414, 431, 400}), "bound": HEAD_BOUND},
+    MIXED: {"run": mixed, "many_keys": True, "starves": True, "needs": 12_000},
     "10,000 requests, nothing read": {"run": pipelining, "bound": WRITE_BOUND, "many": False},
     "no descriptors left (128)": {
         "run": descriptors, "prefix": ["prlimit", "--nofile=128:128"], "starves": True, "many": False},
