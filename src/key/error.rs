@@ -33,7 +33,7 @@ pub enum KeyError {
     /// A private key stands where only a public one may.
     #[error("a private key where a public key is expected")]
     NotPublic,
-    /// The block's label is none that is known. It is shown in part if it is long.
+    /// The block's label is none that is known. It is shown if it is made of capitals.
     #[error("an unknown kind of PEM block, \"{0}\"")]
     UnknownLabel(String),
     /// The key is for another algorithm.
@@ -90,7 +90,7 @@ pub enum KeyError {
     /// The text ends, or another block begins, before the `END` line is complete.
     #[error("no END line; the file may be written in part")]
     NoEnd,
-    /// The `BEGIN` and `END` lines differ. The labels are shown in part if they are long.
+    /// The `BEGIN` and `END` lines differ. A label is shown if it is made of capitals.
     #[error("a block that begins as \"{begin}\" and ends as \"{end}\"")]
     LabelMismatch {
         /// The label of the `BEGIN` line.

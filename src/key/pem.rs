@@ -124,17 +124,15 @@ fn boundary<'a>(line: &'a [u8], prefix: &[u8]) -> Option<&'a [u8]> {
     (!label.windows(2).any(|pair| pair == b"--")).then_some(label)
 }
 
-/// A label made fit for a terminal, and too short to hold a P-256 scalar in any encoding.
+/// A label fit for a terminal: labels are capitals, digits and blanks. Anything else may be a line of
+/// the key that got into the place of the label, of which no part is told.
 fn shown(label: &[u8]) -> String {
-    let printable = |byte: &u8| match byte {
-        b' '..=b'~' if *byte != b'"' => char::from(*byte),
-        _ => '?',
-    };
-    let mut text: String = label.iter().take(SHOWN_LABEL_LEN).map(printable).collect();
-    if label.len() > SHOWN_LABEL_LEN {
-        text.push_str("...");
+    let is_word = |byte: &u8| matches!(byte, b'A'..=b'Z' | b'0'..=b'9' | b' ');
+    if label.len() <= SHOWN_LABEL_LEN && label.iter().all(is_word) {
+        String::from_utf8_lossy(label).into_owned()
+    } else {
+        "...".into()
     }
-    text
 }
 
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
