@@ -30,8 +30,8 @@ fn apart<T>(work: impl FnOnce() -> T) -> T {
 
 #[inline(never)]
 fn scrub() {
-    let mut stack = [0u8; DEPTH];
-    // Writes that the compiler must not leave out, though nobody reads them.
+    // Writes that the compiler must not leave out, though nobody reads them; sixteen bytes each.
+    let mut stack = [0u128; DEPTH / size_of::<u128>()];
     stack.zeroize();
     black_box(&stack);
 }
