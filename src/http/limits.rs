@@ -34,9 +34,11 @@ pub struct Limits {
     /// From the moment at which the client no longer takes an answer to the moment at which the
     /// kernel has all of it. Bytes that are taken meanwhile extend nothing: an answer is small.
     pub write_timeout: Duration,
-    /// From an answer to the first byte of the next request. While three quarters of the
-    /// connections are taken, `header_timeout` bounds this as well.
+    /// From an answer to the first byte of the next request.
     pub idle_timeout: Duration,
+    /// What bounds the two of them as well, while three quarters of the connections are taken: others
+    /// wait for a slot.
+    pub crowded_timeout: Duration,
     /// How long the client of a connection that is closed after an answer has to take the answer and
     /// close its side. Closing at once would reset the connection if the client still sends, and the
     /// answer would be lost (RFC 9112 section 9.6).
@@ -48,10 +50,11 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            max_connections: 4096,
+            max_connections: 3072,
             header_timeout: Duration::from_secs(5),
             write_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_mins(1),
+            crowded_timeout: Duration::from_secs(2),
             linger_timeout: Duration::from_secs(1),
             drain_timeout: Duration::from_secs(3),
         }

@@ -9,9 +9,9 @@ mod limits;
 mod stream;
 
 use std::convert::Infallible;
-use std::future::ready;
+use std::future::{poll_fn, ready};
 use std::io;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -20,6 +20,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use rustix::net::sockopt;
+use tokio::io::AsyncWrite as _;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -102,22 +103,46 @@ struct Server {
 
 impl Server {
     /// Answers the requests of one client until either side has enough, or `stopped` changes.
+    ///
+    /// A connection from which nothing has come yet, or for a while, is a socket and a timer: what
+    /// hyper needs for a request is made when there is one.
     async fn converse(self: Arc<Self>, stream: TcpStream, mut stopped: watch::Receiver<()>) {
-        let io = TokioIo::new(BoundedStream::new(stream, Arc::clone(&self.bounds)));
+        let mut stream = BoundedStream::new(stream, Arc::clone(&self.bounds));
         let service =
             service_fn(|request| ready(Ok::<_, Infallible>(self.answers.answer(&request))));
-        let mut connection = pin!(self.http.serve_connection(io, service));
-        let ended = tokio::select! {
-            // A request that has arrived is answered, even if the signal came first.
-            biased;
-            ended = connection.as_mut() => ended,
-            _ = stopped.changed() => {
-                connection.as_mut().graceful_shutdown();
-                connection.await
+        loop {
+            let readable = tokio::select! {
+                // A request that has arrived is answered, even if the signal came first.
+                biased;
+                readable = stream.readable() => readable,
+                _ = stopped.changed() => return,
+            };
+            if readable.is_err() {
+                return;
             }
-        };
-        if let Err(error) = ended {
-            tracing::trace!(%error, "connection ended early");
+            let connection = self.http.serve_connection(TokioIo::new(stream), service);
+            let mut connection = Box::new(connection);
+            let ended = tokio::select! {
+                biased;
+                ended = poll_fn(|cx| connection.poll_without_shutdown(cx)) => ended,
+                _ = stopped.changed() => {
+                    Pin::new(&mut *connection).graceful_shutdown();
+                    poll_fn(|cx| connection.poll_without_shutdown(cx)).await
+                }
+            };
+            let parts = connection.into_parts();
+            stream = parts.io.into_inner();
+            if stream.is_parked() && parts.read_buf.is_empty() {
+                continue;
+            }
+            if let Err(error) = ended {
+                tracing::trace!(%error, "connection ended early");
+            }
+            if !stream.is_exceeded() {
+                // The peer may be gone, which is an end as well.
+                let _ = poll_fn(|cx| Pin::new(&mut stream).poll_shutdown(cx)).await;
+            }
+            return;
         }
     }
 }

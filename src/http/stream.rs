@@ -5,6 +5,7 @@
 //! reads and writes that pass through it, and has one timer for all. The timer is only ever moved
 //! when it fires or when a bound falls before it: a busy connection does not touch it.
 
+use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -30,19 +31,26 @@ pub(super) struct Bounds {
 /// Where the exchange on a stream stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
-    /// The head of a request is awaited until then.
-    Head { until: Instant },
+    /// The head of a request is awaited since then.
+    Head { since: Instant },
+    /// The first bytes of a request have come, and no read has waited since.
+    Arrived,
     /// An answer is being written, and the peer takes it.
     Answer,
     /// An answer is being written, and the peer has until then to take all of it.
     Blocked { until: Instant },
     /// The kernel has the whole answer; no read has waited since.
     Answered,
-    /// Between an answer and the next request.
-    Idle { since: Instant },
+    /// Between an answer and the next request; `parked` once that has lasted for [`PARK_AFTER`].
+    Idle { since: Instant, parked: bool },
+    /// The peer has exceeded a bound.
+    Exceeded,
     /// Our side is closed; what the peer still sends is discarded until then, or so many bytes.
     Closing { until: Instant, left: usize },
 }
+
+/// After this much time without a request a connection keeps no more than its socket.
+const PARK_AFTER: Duration = Duration::from_secs(1);
 
 /// A TCP stream that fails with [`io::ErrorKind::TimedOut`] when its peer exceeds a bound.
 #[derive(Debug)]
@@ -61,15 +69,35 @@ pub(super) struct BoundedStream {
 impl BoundedStream {
     /// Bounds `stream`, of which this is the first moment.
     pub(super) fn new(stream: TcpStream, bounds: Arc<Bounds>) -> Self {
-        let until = Instant::now() + bounds.limits.header_timeout;
-        Self {
-            stream,
-            bounds,
-            phase: Phase::Head { until },
-            tail: [0; 3],
-            lingers: false,
-            timer: Box::pin(sleep_until(until)),
+        let since = Instant::now();
+        let first_look = bounds.limits.header_timeout.min(bounds.limits.crowded_timeout);
+        let timer = Box::pin(sleep_until(since + first_look));
+        let phase = Phase::Head { since };
+        Self { stream, bounds, phase, tail: [0; 3], lingers: false, timer }
+    }
+
+    /// Whether the last read failed for no other reason than that the connection is idle: it can be
+    /// waited for with [`readable`](Self::readable), and be used as before.
+    pub(super) fn is_parked(&self) -> bool {
+        matches!(self.phase, Phase::Idle { parked: true, .. })
+    }
+
+    /// Whether the peer has exceeded a bound, so that nothing more is owed to it.
+    pub(super) fn is_exceeded(&self) -> bool {
+        self.phase == Phase::Exceeded
+    }
+
+    /// Waits until there is something to read, or the end of the stream.
+    pub(super) async fn readable(&mut self) -> io::Result<()> {
+        poll_fn(|cx| match self.stream.poll_read_ready(cx) {
+            Poll::Pending => self.poll_exceeded(cx).map(Err),
+            ready => ready,
+        })
+        .await?;
+        if self.is_parked() {
+            self.phase = Phase::Arrived;
         }
+        Ok(())
     }
 
     /// Enters `phase`, and sees to it that the timer fires no later than its bound.
@@ -81,30 +109,35 @@ impl BoundedStream {
     }
 
     fn enter_head(&mut self) {
-        let now = Instant::now();
-        let until = now + self.bounds.limits.header_timeout;
-        self.enter(Phase::Head { until }, now);
+        let since = Instant::now();
+        self.enter(Phase::Head { since }, since);
     }
 
     /// When to look again whether the bound of this phase is exceeded; it is if that is not after
     /// `now`.
     fn due(&self, now: Instant) -> Option<Instant> {
+        let limits = &self.bounds.limits;
         match self.phase {
-            Phase::Answer | Phase::Answered => None,
-            Phase::Head { until } | Phase::Blocked { until } | Phase::Closing { until, .. } => {
-                Some(until)
+            Phase::Arrived | Phase::Answer | Phase::Answered | Phase::Exceeded => None,
+            Phase::Blocked { until } | Phase::Closing { until, .. } => Some(until),
+            Phase::Head { since } => Some(self.patience(since, limits.header_timeout, now)),
+            Phase::Idle { since, parked: false } => {
+                Some((since + PARK_AFTER).min(self.patience(since, limits.idle_timeout, now)))
             }
-            Phase::Idle { since } => {
-                // In short steps, since it may get crowded meanwhile.
-                let step = self.bounds.limits.header_timeout.max(Duration::from_millis(1));
-                let mut patience = self.bounds.limits.idle_timeout;
-                if self.bounds.crowded.load(Ordering::Relaxed) {
-                    patience = patience.min(step);
-                }
-                let end = since + patience;
-                Some(if end > now { end.min(now + step) } else { end })
+            Phase::Idle { since, parked: true } => {
+                Some(self.patience(since, limits.idle_timeout, now))
             }
         }
+    }
+
+    /// When to look again whether the peer has had `timeout` since `since`; it is shorter while slots
+    /// are few.
+    fn patience(&self, since: Instant, timeout: Duration, now: Instant) -> Instant {
+        // In short steps, since it may get crowded meanwhile.
+        let step = self.bounds.limits.crowded_timeout.max(Duration::from_millis(1));
+        let crowded = self.bounds.crowded.load(Ordering::Relaxed);
+        let end = since + if crowded { timeout.min(step) } else { timeout };
+        if end > now { end.min(now + step) } else { end }
     }
 
     /// Ready with an error once the bound of this phase is exceeded.
@@ -118,10 +151,16 @@ impl BoundedStream {
                 Some(due) => self.timer.as_mut().reset(due),
             }
         }
+        if let Phase::Idle { since, parked: false } = self.phase {
+            // To be parked is no offence.
+            self.phase = Phase::Idle { since, parked: true };
+            return Poll::Ready(io::ErrorKind::WouldBlock.into());
+        }
         if let Phase::Blocked { .. } = self.phase {
             // The kernel would go on holding the answer for a peer that does not take it.
             let _ = self.stream.set_zero_linger();
         }
+        self.phase = Phase::Exceeded;
         Poll::Ready(io::ErrorKind::TimedOut.into())
     }
 }
@@ -132,7 +171,8 @@ impl BoundedStream {
             return;
         }
         if let Phase::Answered | Phase::Idle { .. } = self.phase {
-            self.enter_head();
+            // Most requests come whole, and are answered before anything has to wait.
+            self.phase = Phase::Arrived;
         }
         for &byte in bytes.iter().skip(bytes.len().saturating_sub(self.tail.len())) {
             self.tail = [self.tail[1], self.tail[2], byte];
@@ -140,13 +180,15 @@ impl BoundedStream {
     }
 
     fn on_read_pending(&mut self) {
-        if self.phase != Phase::Answered {
-            return;
+        match self.phase {
+            Phase::Arrived => return self.enter_head(),
+            Phase::Answered => {}
+            _ => return,
         }
         if self.tail == *b"\n\r\n" || self.tail.ends_with(b"\n\n") {
             let now = Instant::now();
             self.lingers = false;
-            self.enter(Phase::Idle { since: now }, now);
+            self.enter(Phase::Idle { since: now, parked: false }, now);
         } else {
             self.enter_head();
         }

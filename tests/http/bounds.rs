@@ -96,7 +96,7 @@ async fn an_idle_connection_has_its_own_bound() {
 #[tokio::test]
 async fn an_idle_connection_makes_room_when_slots_are_few() {
     for (max_connections, makes_room) in [(1, true), (2, false)] {
-        let server = start(Limits { max_connections, ..short_headers() }).await;
+        let server = start(Limits { max_connections, crowded_timeout: SHORT, ..wide() }).await;
         let mut idle = server.connect().await;
         idle.get().await;
         if makes_room {
@@ -106,6 +106,60 @@ async fn an_idle_connection_makes_room_when_slots_are_few() {
             idle.get().await;
         }
     }
+}
+
+#[tokio::test]
+async fn a_silent_connection_makes_room_when_slots_are_few() {
+    let server = start(Limits { max_connections: 1, crowded_timeout: SHORT, ..wide() }).await;
+    let mut silent = server.connect().await;
+    let mut waiting = server.connect().await;
+    waiting.send(GET).await;
+    silent.closed().await;
+    assert_eq!(waiting.next_answer().await.body.0, snapshot(1, 1).body);
+
+    // The control: with another slot nobody has to make room.
+    let server = start(Limits { max_connections: 2, crowded_timeout: SHORT, ..wide() }).await;
+    let mut silent = server.connect().await;
+    sleep(LATER).await;
+    silent.get().await;
+}
+
+/// Long after the time for which a connection keeps what it needs for a request. That is no bound, and
+/// nothing can be seen of it from outside.
+const PARKED: Duration = Duration::from_millis(1_500);
+
+#[tokio::test]
+async fn a_connection_that_has_been_idle_goes_on_where_it_was() {
+    let mut server = start(wide()).await;
+    let mut idle = server.connect().await;
+    for byte in 2..4 {
+        sleep(PARKED).await;
+        server.snapshot.publish(snapshot(byte, 1));
+        // Two requests at once, and the head of a third in two pieces.
+        let (begin, end) = GET.split_at(20);
+        idle.send([GET, GET, begin].concat()).await;
+        for _ in 0..2 {
+            assert_eq!(idle.next_answer().await.body.0, snapshot(byte, 1).body);
+        }
+        idle.send(end).await;
+        assert_eq!(idle.next_answer().await.body.0, snapshot(byte, 1).body);
+    }
+    sleep(PARKED).await;
+    let _ = server.stop.send(());
+    idle.closed().await;
+}
+
+#[tokio::test]
+async fn a_connection_that_has_been_idle_is_bounded_as_before() {
+    let limits = Limits { header_timeout: SHORT, idle_timeout: 2 * PARKED, ..wide() };
+    let server = start(limits).await;
+    let (mut idle, mut stalled) = (server.connect().await, server.connect().await);
+    idle.get().await;
+    stalled.get().await;
+    sleep(PARKED).await;
+    stalled.send("GET / HTTP/1.1\r\n").await;
+    stalled.closed().await;
+    idle.closed().await;
 }
 
 /// A client that asks for more than the kernel holds for it, and reads none of it.

@@ -27,6 +27,7 @@ pub(crate) fn wide() -> Limits {
         header_timeout: LONG,
         write_timeout: LONG,
         idle_timeout: LONG,
+        crowded_timeout: LONG,
         linger_timeout: LONG,
         drain_timeout: LONG,
     }
