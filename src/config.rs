@@ -6,7 +6,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use clap::{Args, ValueEnum};
+use clap::{Args, ValueEnum, value_parser};
 
 use crate::key::KeyFormat;
 use crate::lifecycle::{Policy, PolicyError, PolicySettings};
@@ -109,6 +109,17 @@ pub struct Options {
     #[arg(default_value = "60s")]
     pub cache_max_age: Typed,
 
+    /// Connections at once; further ones wait, and idle or silent ones make room for them
+    #[arg(
+        long,
+        value_name = "N",
+        env = "JWKS_SERVER_MAX_CONNECTIONS",
+        hide_env_values = true,
+        global = true
+    )]
+    #[arg(default_value = "3072", value_parser = value_parser!(u16).range(1..))]
+    pub max_connections: u16,
+
     /// How log lines look
     #[arg(
         long,
@@ -175,6 +186,8 @@ pub struct Config {
     pub port: u16,
     /// The address; `None` for all, IPv4 and IPv6.
     pub bind: Option<IpAddr>,
+    /// Connections at once, at least 1.
+    pub max_connections: u16,
     /// Where the keys lie.
     pub paths: Paths,
     /// The format of a first key.
@@ -210,7 +223,7 @@ impl Config {
             Some(name) if name == NEXT_KEY => return Err(ConfigError::NextKeyFile),
             Some(_) => {}
         }
-        let (port, bind, key_format) = (options.port, options.bind, options.key_format);
-        Ok(Self { port, bind, paths, key_format, policy })
+        let Options { port, bind, key_format, max_connections, .. } = *options;
+        Ok(Self { port, bind, max_connections, paths, key_format, policy })
     }
 }

@@ -111,7 +111,9 @@ pub async fn run(
 
     let mut manager = pin!(keep(manager, watcher, pulse, clock));
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-    let serving = http::serve(listener, snapshot, health, Limits::default(), async {
+    let max_connections = usize::from(config.max_connections);
+    let limits = Limits { max_connections, ..Limits::default() };
+    let serving = http::serve(listener, snapshot, health, limits, async {
         // The sender is dropped when this function ends early; that is a stop as well.
         let _ = stopped.await;
     });

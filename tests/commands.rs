@@ -744,6 +744,7 @@ fn help_names_every_option_with_its_variable() {
         "publish-lead",
         "retain-for",
         "cache-max-age",
+        "max-connections",
         "log-format",
     ] {
         let variable = format!("[env: JWKS_SERVER_{}]", name.to_uppercase().replace('-', "_"));

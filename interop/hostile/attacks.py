@@ -263,7 +263,7 @@ MANY_HEADERS = _START + b"X: a\r\n" * 100 + b"\r\n"
 
 def mixed(server, problems):
     """10,000 connections at once, each in one of five ways, for 20 s; who is closed comes again. The
-    server has 4,096 of them, and as many wait in its backlog."""
+    server has 3,072 of them, and as many wait in its backlog."""
     ways = [(b"", None, True, None), (b"G", None, True, b"E"), (_START + b"X: ", None, True, b"a"),
             (GET * 100, 1, False, None), (LARGE_HEADERS, None, True, None)]
     swarms = [Swarm(server.port, 2000, payload, receive_buffer=receive_buffer, reads=reads,

@@ -18,7 +18,7 @@ from attacks import ATTACKS, NEEDS_DESCRIPTORS
 from legit import Legit
 from server import Failure, Server, tell
 
-# No RSS may exceed it, at any time of any attack: 4,096 connections x 16 KiB, less or more.
+# No RSS may exceed it, at any time of any attack: 3,072 connections x 17 KiB, and a margin.
 MAX_RSS_MIB = 64
 RSS_SLACK_MIB = 16
 

@@ -50,7 +50,7 @@ enum Phase {
 }
 
 /// After this much time without a request a connection keeps no more than its socket.
-const PARK_AFTER: Duration = Duration::from_secs(1);
+const PARK_AFTER: Duration = Duration::from_millis(250);
 
 /// A TCP stream that fails with [`io::ErrorKind::TimedOut`] when its peer exceeds a bound.
 #[derive(Debug)]
