@@ -1,12 +1,14 @@
 //! What is done while something fails, and who takes part.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
-use crate::support::{Key, Server, eventually, kid_in, record_of};
+use crate::support::{Connection, Key, Server, eventually, kid_in, kids_of, record_of};
 
-pub(crate) const RULES: [&str; 6] = ["--publish-lead", "1s", "--retain-for", "1h", "--cache-max-age", "0s"];
+pub(crate) const RULES: [&str; 6] =
+    ["--publish-lead", "1s", "--retain-for", "1h", "--cache-max-age", "0s"];
 
 /// Who takes part in a case.
 pub(crate) struct Cast {
@@ -71,6 +73,12 @@ pub(crate) const CASES: [Case; 7] = [
     Case { name: "the server's own rotation", command: None, with_next: true, in_haste: false },
 ];
 
+/// The cases, or those whose name has in it what `FAULTS_CASE` says.
+pub(crate) fn chosen_cases() -> impl Iterator<Item = &'static Case> {
+    let chosen = std::env::var("FAULTS_CASE").unwrap_or_default();
+    CASES.iter().filter(move |case| case.name.contains(&chosen))
+}
+
 pub(crate) fn revoke(key: &Key) -> Vec<String> {
     ["revoke", &key.kid(), "--reason", "test"].map(str::to_owned).into()
 }
@@ -102,6 +110,7 @@ impl Case {
         Cast { revoked, ..cast }
     }
 
+    /// What the server is started with.
     pub(crate) fn serve_args(&self) -> Vec<&'static str> {
         let mut args = vec!["--port", "0"];
         args.extend(RULES);
@@ -149,6 +158,33 @@ impl Case {
             (promoted && staged).then_some(())
         });
     }
+
+    /// Waits until the server is killed, or has done what there is to do; returns what it served.
+    pub(crate) fn watch(server: &mut Server, dir: &Path, cast: &Cast) -> BTreeSet<String> {
+        let mut served = BTreeSet::new();
+        eventually("the server is killed, or done", || {
+            if !server.runs() {
+                return Some(());
+            }
+            let kids = kids_of_live(server)?;
+            served.extend(kids.iter().cloned());
+            let done = match (&cast.expired, &cast.next) {
+                (Some(expired), Some(next)) => {
+                    let staged = kids.last() == kid_in(dir.join("next_key.pem")).as_ref();
+                    !kids.contains(&expired.kid()) && staged && kids[0] == next.kid()
+                }
+                _ => true,
+            };
+            done.then_some(())
+        });
+        served
+    }
+}
+
+/// The kids that are served, unless the server is just being killed.
+fn kids_of_live(server: &Server) -> Option<Vec<String>> {
+    let mut connection = Connection::new(server.address());
+    Some(kids_of(&connection.key_set().ok()?.body))
 }
 
 pub(crate) fn record(dir: &Path, key: &Key, state: &str) {

@@ -11,7 +11,13 @@ use crate::cases::{Case, Cast};
 use crate::support::{Key, Server, eventually, jwks, kid_in, names, read_current, record_of};
 
 /// Invariants 3 to 7 on what a fault left behind.
-pub(crate) fn judge(case: &Case, dir: &Path, cast: &Cast, succeeded: bool) {
+pub(crate) fn judge(
+    case: &Case,
+    dir: &Path,
+    cast: &Cast,
+    succeeded: bool,
+    served: &BTreeSet<String>,
+) {
     let file = dir.join("private_key.pem");
     let tombstone =
         |kid: &String| record_of(dir, kid).is_some_and(|(_, text)| text.contains("Revoked-At"));
@@ -47,6 +53,11 @@ pub(crate) fn judge(case: &Case, dir: &Path, cast: &Cast, succeeded: bool) {
         } else {
             assert!(kids.contains(&kid), "{kid} is missing: {kids:?}");
         }
+    }
+    // What was published once is promised.
+    let expired = cast.expired.as_ref().map(Key::kid);
+    for kid in served.iter().filter(|kid| Some(*kid) != expired.as_ref()) {
+        assert!(kids.contains(kid) || Some(kid) == revoked.as_ref(), "{kid} was served: {kids:?}");
     }
     if let Some(expired) = &cast.expired {
         assert!(!was_removed || !kids.contains(&expired.kid()), "a removed key came back");

@@ -12,22 +12,21 @@ mod support;
 
 mod cases;
 mod judge;
+mod power;
 mod strace;
+mod tally;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
-use cases::{CASES, Case, Cast, private, record};
+use cases::{CASES, Case, Cast, chosen_cases, private, record};
 use judge::judge;
-use parking_lot::Mutex;
 use strace::{Fault, Point, Run};
-use support::{Key, Server, eventually, kid_in, kids_of, pause, record_of};
-
-/// How many points are tried at once.
-const WORKERS: usize = 4;
+use support::{Key, record_of};
+use tally::Tally;
 
 /// Tries one fault; returns whether it came to it. Panics if a promise was broken.
 fn try_fault(case: &Case, point: &Point, fault: Fault) -> bool {
@@ -36,27 +35,18 @@ fn try_fault(case: &Case, point: &Point, fault: Fault) -> bool {
     let trace = outer.path().join("trace");
     fs::create_dir(&dir).unwrap();
     let cast = case.prepare(&dir);
-    let run = case.run(&dir, &cast, &trace, Some((point, fault)));
+    let run = case.run(&dir, &cast, &trace, &[(point, fault)]);
     let mut succeeded = false;
+    let mut served = BTreeSet::new();
     match (run, fault) {
-        (Run::Serves(mut server), Fault::Kill) => {
-            eventually("the server is killed, or done", || {
-                if !server.runs() {
-                    return Some(());
-                }
-                let kids = kids_of_live(&server)?;
-                let removed = !kids.contains(&cast.expired.as_ref()?.kid());
-                let staged = kids.last() == kid_in(dir.join("next_key.pem")).as_ref();
-                (removed && staged && kids[0] == cast.next.as_ref()?.kid()).then_some(())
-            });
-        }
-        (Run::Serves(server), Fault::Error(_)) => {
+        (Run::Serves(mut server), Fault::Kill) => served = Case::watch(&mut server, &dir, &cast),
+        (Run::Serves(server), _) => {
             // The step is given up, the set goes on, and the next try works.
             Case::settles(&server, &dir, &cast);
             succeeded = true;
         }
         (Run::Ended(_), Fault::Kill) => {}
-        (Run::Ended(finished), Fault::Error(_)) => {
+        (Run::Ended(finished), _) => {
             succeeded = finished.code == Some(0);
             if !succeeded {
                 assert_eq!(finished.code, Some(1), "{finished:?}");
@@ -70,71 +60,26 @@ fn try_fault(case: &Case, point: &Point, fault: Fault) -> bool {
     let trace = fs::read_to_string(&trace).unwrap();
     let hit = match fault {
         Fault::Kill => trace.contains("+++ killed by SIGKILL"),
-        Fault::Error(_) => trace.contains("(INJECTED)"),
+        _ => trace.contains("(INJECTED)"),
     };
-    judge(case, &dir, &cast, succeeded || !hit && case.command.is_some());
+    judge(case, &dir, &cast, succeeded || !hit && case.command.is_some(), &served);
     hit
 }
 
-/// The kids that are served, unless the server is just being killed.
-fn kids_of_live(server: &Server) -> Option<Vec<String>> {
-    let mut connection = support::Connection::new(server.address());
-    Some(kids_of(&connection.key_set().ok()?.body))
-}
-
-/// Tries `faults` at every point of every case; returns how many were tried and what failed.
+/// Tries `faults` at every point of every case.
 fn try_all(faults: impl Fn(&Point, &str) -> Vec<Fault>) {
-    let mut passed = 0;
-    let mut failures = Vec::new();
-    for case in &CASES {
+    let mut tally = Tally::default();
+    for case in chosen_cases() {
         let points = case.points();
         let mut work = Vec::new();
         for (point, about) in &points {
             work.extend(faults(point, about).into_iter().map(|fault| (point, fault)));
         }
-        let next = AtomicUsize::new(0);
-        let hits = AtomicUsize::new(0);
-        let failed = Mutex::new(Vec::new());
-        std::thread::scope(|scope| {
-            for _ in 0..WORKERS {
-                scope.spawn(|| {
-                    while let Some((point, fault)) = work.get(next.fetch_add(1, Ordering::Relaxed))
-                    {
-                        let tried =
-                            catch_unwind(AssertUnwindSafe(|| try_fault(case, point, *fault)));
-                        match tried {
-                            Ok(hit) => drop(hits.fetch_add(usize::from(hit), Ordering::Relaxed)),
-                            Err(panic) => {
-                                let why = panic.downcast_ref::<String>().cloned();
-                                let why = why.unwrap_or_else(|| "a panic".into());
-                                failed
-                                    .lock()
-                                    .push(format!("{}: {fault:?} at {point:?}: {why}", case.name));
-                            }
-                        }
-                        pause(std::time::Duration::ZERO);
-                    }
-                });
-            }
+        tally.add(&format!("{}: {} points", case.name, points.len()), &work, |(point, fault)| {
+            try_fault(case, point, *fault)
         });
-        let failed = failed.into_inner();
-        println!(
-            "{}: {} points, {} tries, {} of them came to their call, {} failed",
-            case.name,
-            points.len(),
-            work.len(),
-            hits.into_inner(),
-            failed.len()
-        );
-        passed += work.len() - failed.len();
-        failures.extend(failed);
     }
-    for failure in &failures {
-        println!("FAILED {failure}");
-    }
-    println!("tries: {passed} passed, {} failed", failures.len());
-    assert!(failures.is_empty());
-    assert!(passed > 100, "too few points were found to prove anything");
+    tally.end(100);
 }
 
 #[test]
@@ -151,14 +96,15 @@ fn an_error_at_any_call_gives_up_the_step_and_no_more() {
         if about.is_empty() {
             return Vec::new();
         }
-        // The disk breaks at every point; of what else can happen there, one thing at each.
-        let others: &[_] = match point.call.as_str() {
-            "open" | "openat" | "openat2" => &["ENOSPC", "EROFS", "EMFILE", "EACCES"],
-            "write" | "fsync" | "ftruncate" => &["ENOSPC"],
-            "flock" => &["ENOLCK"],
-            _ => &["ENOSPC", "EROFS", "EACCES"],
+        let errors: &[_] = match point.call.as_str() {
+            "open" | "openat" | "openat2" => &["EIO", "ENOSPC", "EROFS", "EMFILE", "EACCES"],
+            // An interrupted write is not lost, but begun anew.
+            "write" => &["EIO", "ENOSPC", "EROFS", "EINTR"],
+            "fsync" => &["EIO", "ENOSPC", "EROFS"],
+            "flock" => &["EIO", "ENOLCK", "EINTR"],
+            _ => &["EIO", "ENOSPC", "EROFS", "EACCES"],
         };
-        vec![Fault::Error("EIO"), Fault::Error(others[point.n % others.len()])]
+        errors.iter().copied().map(Fault::Error).collect()
     });
 }
 
@@ -197,12 +143,14 @@ fn a_broken_state_is_judged_as_broken() {
         let case = &CASES[case];
         let cast = case.prepare(outer.path());
         make(outer.path(), &cast);
-        let judged = catch_unwind(AssertUnwindSafe(|| judge(case, outer.path(), &cast, true)));
+        let judged = catch_unwind(AssertUnwindSafe(|| {
+            judge(case, outer.path(), &cast, true, &BTreeSet::new());
+        }));
         assert!(judged.is_err(), "not noticed: {what}");
         println!("noticed: {what}");
     }
     // The positive control.
     let outer = support::dir();
     let cast = CASES[1].prepare(outer.path());
-    judge(&CASES[1], outer.path(), &cast, true);
+    judge(&CASES[1], outer.path(), &cast, true, &BTreeSet::new());
 }

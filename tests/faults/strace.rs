@@ -14,8 +14,12 @@ pub(crate) const CALLS: &str = "?open,openat,?openat2,write,fsync,?rename,rename
                      unlinkat,?mkdir,mkdirat,flock,ftruncate";
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fault {
+    /// The process ends before the call is made.
     Kill,
+    /// The call is not made, and fails.
     Error(&'static str),
+    /// The call is not made, and says that it succeeded.
+    Lie,
 }
 
 /// The n-th call of this name, in whichever thread comes to it first.
@@ -33,7 +37,7 @@ impl Case {
         let root = dir.path().join("root");
         fs::create_dir(&root).unwrap();
         let cast = self.prepare(&root);
-        let run = self.run(&root, &cast, &trace, None);
+        let run = self.run(&root, &cast, &trace, &[]);
         assert!(!matches!(run, Run::Ended(Finished { code: Some(1..), .. })), "{run:?}");
         if let Run::Serves(server) = run {
             Self::settles(&server, &root, &cast);
@@ -42,36 +46,47 @@ impl Case {
         points(&fs::read_to_string(&trace).unwrap(), root.to_str().unwrap())
     }
 
-    /// Runs the command or the server under `strace`.
-    pub(crate) fn run(&self, dir: &Path, cast: &Cast, trace: &Path, inject: Option<(&Point, Fault)>) -> Run {
-        let args = self.args(cast);
-        let args: Vec<_> = args.iter().map(String::as_str).collect();
-        let inner = program(dir, &args);
-        let mut command = Command::new("strace");
-        command.args(["-f", "-q", "-y", "-o"]).arg(trace);
-        command.args(["-e", &format!("trace={CALLS}")]);
-        if let Some((Point { call, n }, fault)) = inject {
-            let fault = match fault {
-                Fault::Kill => "signal=SIGKILL".to_owned(),
-                Fault::Error(errno) => format!("error={errno}"),
-            };
-            command.args(["-e", &format!("inject={call}:{fault}:when={n}")]);
-        }
-        command.arg(inner.get_program()).args(inner.get_args()).current_dir(dir);
-        for (name, _) in inner.get_envs() {
-            command.env_remove(name);
-        }
-        // Lines of the log are calls of `write`, and none of them is of interest.
-        command.env("RUST_LOG", "off");
-        if self.command.is_some() {
-            return Run::Ended(finish(command));
-        }
-        // What drops the server kills both.
-        command.process_group(0);
-        match Server::try_spawn(dir, command) {
-            Start::Serves(server) => Run::Serves(server),
-            Start::Ended(finished) => Run::Ended(finished),
-        }
+    /// Runs the command or the server with these faults.
+    pub(crate) fn run(
+        &self,
+        dir: &Path,
+        cast: &Cast,
+        trace: &Path,
+        faults: &[(&Point, Fault)],
+    ) -> Run {
+        run(dir, &self.args(cast), trace, faults)
+    }
+}
+
+/// Runs the program under `strace`: a command to its end, the server until it serves.
+pub(crate) fn run(dir: &Path, args: &[String], trace: &Path, faults: &[(&Point, Fault)]) -> Run {
+    let args: Vec<_> = args.iter().map(String::as_str).collect();
+    let inner = program(dir, &args);
+    let mut command = Command::new("strace");
+    command.args(["-f", "-q", "-y", "-o"]).arg(trace);
+    command.args(["-e", &format!("trace={CALLS}")]);
+    for (Point { call, n }, fault) in faults {
+        let fault = match fault {
+            Fault::Kill => "signal=SIGKILL".to_owned(),
+            Fault::Error(errno) => format!("error={errno}"),
+            Fault::Lie => "retval=0".to_owned(),
+        };
+        command.args(["-e", &format!("inject={call}:{fault}:when={n}")]);
+    }
+    command.arg(inner.get_program()).args(inner.get_args()).current_dir(dir);
+    for (name, _) in inner.get_envs() {
+        command.env_remove(name);
+    }
+    // Lines of the log are calls of `write`, and none of them is of interest.
+    command.env("RUST_LOG", "off");
+    if !args[0].starts_with("--") {
+        return Run::Ended(finish(command));
+    }
+    // What drops the server kills both.
+    command.process_group(0);
+    match Server::try_spawn(dir, command) {
+        Start::Serves(server) => Run::Serves(server),
+        Start::Ended(finished) => Run::Ended(finished),
     }
 }
 
