@@ -21,11 +21,12 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
+use std::process::Command;
 
 use cases::{CASES, Case, Cast, chosen_cases, private, record};
 use judge::judge;
 use strace::{Fault, Point, Run};
-use support::{Key, record_of};
+use support::{Key, finish, program, record_of};
 use tally::Tally;
 
 /// Tries one fault; returns whether it came to it. Panics if a promise was broken.
@@ -106,6 +107,34 @@ fn an_error_at_any_call_gives_up_the_step_and_no_more() {
         };
         errors.iter().copied().map(Fault::Error).collect()
     });
+}
+
+/// `strace` cannot cut a write short: it would leave the bytes out that it says were written. A limit
+/// on the size of files can, at any byte: what follows is refused, or the process is killed.
+#[test]
+#[ignore = "run with the others: interop/faults/run"]
+fn a_write_that_is_cut_short_leaves_a_whole_file_or_none() {
+    let mut tally = Tally::default();
+    for case in chosen_cases().filter(|case| case.command.is_some()) {
+        let limits = (0..720).step_by(41);
+        let work: Vec<_> = limits.flat_map(|size| [(size, "ignore"), (size, "default")]).collect();
+        tally.add(&format!("{}: written in part", case.name), &work, |(size, on_signal)| {
+            let dir = support::dir();
+            let cast = case.prepare(dir.path());
+            let args = case.args(&cast);
+            let args: Vec<_> = args.iter().map(String::as_str).collect();
+            let inner = program(dir.path(), &args);
+            let mut command = Command::new("prlimit");
+            command.arg(format!("--fsize={size}"));
+            command.args(["env", "-u", "RUST_LOG", &format!("--{on_signal}-signal=XFSZ")]);
+            command.arg(inner.get_program()).args(inner.get_args()).current_dir(dir.path());
+            let finished = finish(command);
+            let succeeded = finished.code == Some(0);
+            judge(case, dir.path(), &cast, succeeded, &BTreeSet::new());
+            !succeeded
+        });
+    }
+    tally.end(100);
 }
 
 /// The judge itself: each of these states breaks a promise, and it says so.
