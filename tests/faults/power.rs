@@ -364,14 +364,20 @@ const CARRYING: [&str; 3] =
 fn power_a_sync_that_is_left_out_is_noticed() {
     let mut tally = Tally::default();
     let noticed: Mutex<BTreeMap<&str, (usize, usize)>> = Mutex::default();
-    for case in chosen_cases() {
+    // In a short run, the two commands that between them make every kind of sync.
+    for case in chosen_cases().take(if quick() { 2 } else { usize::MAX }) {
         let stage = Stage::set(case);
         let operations = stage.operations();
-        let syncs: Vec<_> = operations.iter().filter(|(point, _)| point.call == "fsync").collect();
+        let syncs: Vec<_> = (0..operations.len())
+            .filter(|at| operations[*at].0.call == "fsync")
+            .map(|at| (at, operations[at].0.n))
+            .collect();
         let what = format!("{}: {} syncs left out", case.name, syncs.len());
-        tally.add(&what, &syncs, |(sync, about)| {
+        tally.add(&what, &syncs, |(at, _)| {
+            let (sync, about) = &operations[*at];
             // The same call cannot be made to lie and to kill; there is another just before it.
-            let kills = operations.iter().map(|(point, _)| point).filter(|it| it.call != "fsync");
+            let later = operations[*at..].iter().map(|(point, _)| point);
+            let kills = later.filter(|point| point.call != "fsync");
             let mut scripts: Vec<Script> = Vec::new();
             for (cut, options) in weathers() {
                 let lie = (sync.clone(), Fault::Lie);

@@ -96,11 +96,11 @@ pub(crate) enum Run {
     Serves(Server),
 }
 
-/// The calls in a trace, each with what it was about.
+/// The calls in a trace, in the order in which they were made, each with what it was about.
 pub(crate) fn points(trace: &str, root: &str) -> Vec<(Point, String)> {
     let mut counts: BTreeMap<(&str, &str), usize> = BTreeMap::new();
-    let mut points = BTreeMap::new();
-    for line in trace.lines() {
+    let mut points: BTreeMap<Point, (usize, String)> = BTreeMap::new();
+    for (order, line) in trace.lines().enumerate() {
         let (thread, line) = line.split_once(' ').unwrap();
         let Some((call, about)) = line.trim_start().split_once('(') else { continue };
         if line.contains("resumed>") || line.trim_start().starts_with(['-', '+']) {
@@ -114,10 +114,12 @@ pub(crate) fn points(trace: &str, root: &str) -> Vec<(Point, String)> {
         // Another thread may come to the same number first, and be the one that is hit. If what it
         // writes goes to a terminal or wakes a thread, an error there is another story.
         let about = if ours { about.to_owned() } else { String::new() };
-        let known = points.entry(point).or_insert(about);
+        let (_, known) = points.entry(point).or_insert((order, about));
         if call == "write" && !ours {
             known.clear();
         }
     }
-    points.into_iter().collect()
+    let mut points: Vec<_> = points.into_iter().collect();
+    points.sort_by_key(|(_, (order, _))| *order);
+    points.into_iter().map(|(point, (_, about))| (point, about)).collect()
 }

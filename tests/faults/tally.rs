@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use parking_lot::Mutex;
 
 /// How many are tried at once. Much of a try is waiting.
-const WORKERS: usize = 4;
+const WORKERS: usize = 8;
 
 /// What was tried so far.
 #[derive(Default)]
