@@ -13,20 +13,22 @@ mod support;
 mod cases;
 mod judge;
 mod power;
+mod power_control;
 mod strace;
 mod tally;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use cases::{CASES, Case, Cast, chosen_cases, private, record};
 use judge::judge;
 use strace::{Fault, Point, Run};
-use support::{Key, finish, program, record_of};
+use support::{Key, finish, pause, program, record_of};
 use tally::Tally;
 
 /// Tries one fault; returns whether it came to it. Panics if a promise was broken.
@@ -41,13 +43,17 @@ fn try_fault(case: &Case, point: &Point, fault: Fault) -> bool {
     let mut served = BTreeSet::new();
     match (run, fault) {
         (Run::Serves(mut server), Fault::Kill) => served = Case::watch(&mut server, &dir, &cast),
-        (Run::Serves(server), _) => {
+        (Run::Serves(mut server), _) => {
             // The step is given up, the set goes on, and the next try works.
             let settled = || Case::settles(&server, &dir, &cast);
             if let Err(panic) = catch_unwind(AssertUnwindSafe(settled)) {
-                // Which thread comes to its n-th call first is a matter of chance; and the runtime
-                // ends if it cannot wake itself, which no disk can bring about.
-                if injected(&trace).is_some_and(|line| line.contains("[eventfd")) {
+                // Every thread has an n-th call; and the runtime ends if it cannot wake itself,
+                // which no disk can bring about.
+                let ended = (0..400).any(|_| {
+                    pause(Duration::from_millis(5));
+                    !server.runs()
+                });
+                if ended && could_not_wake(&trace) {
                     return false;
                 }
                 resume_unwind(panic);
@@ -79,9 +85,16 @@ fn is_injected(line: &str) -> bool {
     line.ends_with("(INJECTED)")
 }
 
-/// The call that failed as it was told to.
-fn injected(trace: &Path) -> Option<String> {
-    fs::read_to_string(trace).unwrap().lines().find(|line| is_injected(line)).map(str::to_owned)
+/// Whether a call failed as it was told to that was to wake the runtime.
+fn could_not_wake(trace: &Path) -> bool {
+    let trace = fs::read_to_string(trace).unwrap();
+    let mut last = BTreeMap::new();
+    trace.lines().any(|line| {
+        let thread = line.split(' ').next().unwrap();
+        // Another thread may have come between the beginning of the call and its end.
+        let begun = last.insert(thread, line).filter(|_| line.contains("resumed>"));
+        is_injected(line) && begun.unwrap_or(line).contains("[eventfd")
+    })
 }
 
 /// Tries `faults` at every point of every case.

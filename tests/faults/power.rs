@@ -5,12 +5,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use parking_lot::Mutex;
 use tempfile::TempDir;
 
 use crate::cases::{Case, Cast, chosen_cases};
@@ -21,7 +19,7 @@ use crate::tally::Tally;
 
 /// What is left of the journal that was not written yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Cut {
+pub(crate) enum Cut {
     /// It is written first: every rename is on the disk, with or without the data of its file.
     JournalFlushed = 1,
     /// It is lost: nothing is on the disk but what was synced.
@@ -31,17 +29,17 @@ enum Cut {
 /// How the image is mounted. By default ext4 guesses that a file which replaces another should be on
 /// the disk first, which hides a missing sync; the second does not, and the third writes the size of
 /// a file before its content. None writes the journal because time has passed.
-const MOUNTS: [&str; 3] = [
+pub(crate) const MOUNTS: [&str; 3] = [
     "commit=300",
     "commit=300,noauto_da_alloc",
     "commit=300,noauto_da_alloc,data=writeback,nodelalloc",
 ];
 
 /// How often the power was cut.
-static CUTS: AtomicUsize = AtomicUsize::new(0);
+pub(crate) static CUTS: AtomicUsize = AtomicUsize::new(0);
 
 /// An image with an ext4 file system, mounted unless its power is off.
-struct Disk {
+pub(crate) struct Disk {
     outer: TempDir,
     mounted: bool,
     options: &'static str,
@@ -49,7 +47,7 @@ struct Disk {
 
 impl Disk {
     /// An empty one.
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let mut disk = Self { outer: support::dir(), mounted: false, options: MOUNTS[0] };
         let image = fs::File::create(disk.image()).unwrap();
         image.set_len(8 << 20).unwrap();
@@ -62,7 +60,7 @@ impl Disk {
     }
 
     /// Another with the same content, that is switched off as this one is.
-    fn copy(&self, options: &'static str) -> Self {
+    pub(crate) fn copy(&self, options: &'static str) -> Self {
         assert!(!self.mounted);
         let outer = support::dir();
         command("cp", &["--sparse=always"], &[&self.image(), &outer.path().join("image")]);
@@ -79,26 +77,26 @@ impl Disk {
     }
 
     /// The directory that the program works in.
-    fn root(&self) -> PathBuf {
+    pub(crate) fn root(&self) -> PathBuf {
         self.mount_point().join("root")
     }
 
-    fn trace(&self) -> PathBuf {
+    pub(crate) fn trace(&self) -> PathBuf {
         self.outer.path().join("trace")
     }
 
-    fn traced(&self) -> String {
+    pub(crate) fn traced(&self) -> String {
         fs::read_to_string(self.trace()).unwrap()
     }
 
-    fn switch_on(&mut self) {
+    pub(crate) fn switch_on(&mut self) {
         let options = format!("loop,{}", self.options);
         command("mount", &["-t", "ext4", "-o", &options], &[&self.image(), &self.mount_point()]);
         self.mounted = true;
     }
 
     /// Writes everything and switches off.
-    fn switch_off(&mut self) {
+    pub(crate) fn switch_off(&mut self) {
         // A process that was killed may hold it for a moment.
         eventually("the image is unmounted", || {
             let status = Command::new("umount").arg(self.mount_point()).output().unwrap().status;
@@ -108,7 +106,7 @@ impl Disk {
     }
 
     /// Cuts the power. What still runs, runs against a dead disk.
-    fn cut(&self, cut: Cut) {
+    pub(crate) fn cut(&self, cut: Cut) {
         let ioctl = "open my $dir, '<', $ARGV[0] or die $!; \
                      ioctl $dir, 0x8004587d, pack('L', $ARGV[1]) or die $!";
         let flag = PathBuf::from((cut as u32).to_string());
@@ -148,14 +146,14 @@ fn command(name: &str, options: &[&str], paths: &[&Path]) {
 }
 
 /// A case whose cast is in place on an image that is switched off.
-struct Stage {
+pub(crate) struct Stage {
     case: &'static Case,
     cast: Cast,
     disk: Disk,
 }
 
 /// What was cut: at these faults, in this way, or when all was done.
-type Script = (Vec<(Point, Fault)>, Cut, &'static str);
+pub(crate) type Script = (Vec<(Point, Fault)>, Cut, &'static str);
 
 /// What the world knew when the power was cut.
 struct Known {
@@ -166,7 +164,7 @@ struct Known {
 }
 
 impl Stage {
-    fn set(case: &'static Case) -> Self {
+    pub(crate) fn set(case: &'static Case) -> Self {
         let mut disk = Disk::new();
         let cast = case.prepare(&disk.root());
         disk.switch_off();
@@ -174,7 +172,7 @@ impl Stage {
     }
 
     /// The operations that change something on the disk, in a run without a fault.
-    fn operations(&self) -> Vec<(Point, String)> {
+    pub(crate) fn operations(&self) -> Vec<(Point, String)> {
         let mut disk = self.disk.copy(MOUNTS[0]);
         disk.switch_on();
         let run = self.case.run(&disk.root(), &self.cast, &disk.trace(), &[]);
@@ -226,7 +224,7 @@ impl Stage {
     }
 
     /// One cut, and a restart.
-    fn survives(&self, script: &Script) -> bool {
+    pub(crate) fn survives(&self, script: &Script) -> bool {
         let (mut disk, known) = self.run_and_cut(script);
         self.judge(&mut disk, &known);
         known.hit
@@ -269,7 +267,7 @@ fn difference<'a>(
 }
 
 /// The operations in a trace that change something on the disk, each with what it was about.
-fn durable(disk: &Disk) -> Vec<(Point, String)> {
+pub(crate) fn durable(disk: &Disk) -> Vec<(Point, String)> {
     strace::points(&disk.traced(), disk.root().to_str().unwrap())
         .into_iter()
         .filter(|(_, about)| !about.is_empty())
@@ -280,11 +278,11 @@ fn durable(disk: &Disk) -> Vec<(Point, String)> {
 
 /// Whether only the part is to run that takes a minute or two: the weakest of the mounts, and the
 /// journal lost.
-fn quick() -> bool {
+pub(crate) fn quick() -> bool {
     std::env::var_os("POWERCUT_QUICK").is_some()
 }
 
-fn weathers() -> Vec<(Cut, &'static str)> {
+pub(crate) fn weathers() -> Vec<(Cut, &'static str)> {
     if quick() {
         return vec![(Cut::JournalLost, MOUNTS[1])];
     }
@@ -339,70 +337,4 @@ fn power_a_second_cut_during_recovery_loses_nothing() {
     tally.end(7);
     let cuts = CUTS.swap(0, Ordering::Relaxed);
     println!("{cuts} cuts, {} of them at an operation of a restart", states.into_inner());
-}
-
-/// What a sync is for, by the path in its trace.
-fn purpose(about: &str) -> &'static str {
-    let path = about.split_once('<').unwrap().1.split('>').next().unwrap();
-    let (dir, name) = path.rsplit_once('/').unwrap();
-    match name {
-        "keys" => "the directory of the records",
-        "root" => "the directory of the private keys",
-        _ if dir.ends_with("/keys") && name.starts_with('.') => "a record's content",
-        _ if name.starts_with(".private_key.pem.") => "the content of private_key.pem",
-        _ if name.starts_with(".next_key.pem.") => "the content of next_key.pem",
-        _ => panic!("an unknown sync: {about}"),
-    }
-}
-
-/// The control: without any of these syncs, some cut breaks a promise.
-const CARRYING: [&str; 3] =
-    ["a record's content", "the directory of the records", "the content of private_key.pem"];
-
-#[test]
-#[ignore = "needs root, loop devices and strace: interop/powercut/run"]
-fn power_a_sync_that_is_left_out_is_noticed() {
-    let mut tally = Tally::default();
-    let noticed: Mutex<BTreeMap<&str, (usize, usize)>> = Mutex::default();
-    // In a short run, the two commands that between them make every kind of sync.
-    for case in chosen_cases().take(if quick() { 2 } else { usize::MAX }) {
-        let stage = Stage::set(case);
-        let operations = stage.operations();
-        let syncs: Vec<_> = (0..operations.len())
-            .filter(|at| operations[*at].0.call == "fsync")
-            .map(|at| (at, operations[at].0.n))
-            .collect();
-        let what = format!("{}: {} syncs left out", case.name, syncs.len());
-        tally.add(&what, &syncs, |(at, _)| {
-            let (sync, about) = &operations[*at];
-            // The same call cannot be made to lie and to kill; there is another just before it.
-            let later = operations[*at..].iter().map(|(point, _)| point);
-            let kills = later.filter(|point| point.call != "fsync");
-            let mut scripts: Vec<Script> = Vec::new();
-            for (cut, options) in weathers() {
-                let lie = (sync.clone(), Fault::Lie);
-                scripts.push((vec![lie.clone()], cut, options));
-                for kill in kills.clone() {
-                    scripts.push((vec![lie.clone(), (kill.clone(), Fault::Kill)], cut, options));
-                }
-            }
-            let caught = scripts
-                .iter()
-                .any(|script| catch_unwind(AssertUnwindSafe(|| stage.survives(script))).is_err());
-            let mut noticed = noticed.lock();
-            let (caught_so_far, tried) = noticed.entry(purpose(about)).or_default();
-            *caught_so_far += usize::from(caught);
-            *tried += 1;
-            caught
-        });
-    }
-    let noticed = noticed.into_inner();
-    for (purpose, (caught, tried)) in &noticed {
-        println!("left out: the sync of {purpose}: noticed {caught} times of {tried}");
-    }
-    println!("{} cuts", CUTS.swap(0, Ordering::Relaxed));
-    for purpose in CARRYING {
-        assert!(noticed.get(purpose).is_some_and(|(caught, _)| *caught > 0), "missed: {purpose}");
-    }
-    tally.end(3);
 }
