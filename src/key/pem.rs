@@ -99,11 +99,10 @@ impl Block<'_> {
 
     /// The decoded bytes, in a buffer that is zeroized and never moved.
     pub(super) fn decode(&self) -> Result<Zeroizing<Vec<u8>>, KeyError> {
-        if self.is_encrypted() {
-            return Err(KeyError::Encrypted);
-        }
+        // The colon is not in base64's alphabet, so whatever has one is a header.
         if self.body.contains(&b':') {
-            return Err(KeyError::Headers);
+            let encrypted = self.is_encrypted();
+            return Err(if encrypted { KeyError::Encrypted } else { KeyError::Headers });
         }
         // Its capacity is that of the text, so it never grows and leaves no copy behind.
         let mut bytes = Zeroizing::new(Vec::with_capacity(self.body.len()));

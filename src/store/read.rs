@@ -68,13 +68,11 @@ pub(super) fn read(
     if before.size > MAX_PEM_LEN as u64 {
         return Err(ReadError::TooLarge);
     }
-    // The whole capacity at once: a vector that grows leaves copies of its content behind.
-    let mut bytes = Zeroizing::new(Vec::with_capacity(MAX_PEM_LEN + 1));
-    let limit = MAX_PEM_LEN as u64 + 1;
-    file.by_ref().take(limit).read_to_end(&mut bytes).map_err(ReadError::Io)?;
-    if bytes.len() > MAX_PEM_LEN {
-        return Err(ReadError::TooLarge);
-    }
+    // The whole capacity at once: a vector that grows leaves copies of its content behind. What a
+    // file gains meanwhile is not read: its stamp changes, so the next look finds it.
+    #[expect(clippy::cast_possible_truncation, reason = "the size was compared with the bound")]
+    let mut bytes = Zeroizing::new(Vec::with_capacity(before.size as usize));
+    file.by_ref().take(before.size).read_to_end(&mut bytes).map_err(ReadError::Io)?;
     Ok((bytes, before))
 }
 

@@ -21,7 +21,8 @@ const UNSETTLED_SECS: i64 = 2;
 #[derive(Debug, Default)]
 pub(super) struct Scan {
     root: HashMap<OsString, Remembered>,
-    keys: HashMap<OsString, Remembered>,
+    /// The files in `keys/`, by name.
+    keys: Vec<(OsString, Remembered)>,
     key_format: Option<KeyFormat>,
     record_files: BTreeMap<KeyId, Vec<OsString>>,
     /// The files in `keys/` that are there and are no good.
@@ -150,11 +151,14 @@ impl Scan {
             }
         };
         report_writable_by_others(&*dir, keys_dir, problems);
-        let mut before = std::mem::take(&mut self.keys);
+        let mut before = std::mem::take(&mut self.keys).into_iter().peekable();
         self.record_files.clear();
         let mut refused = BTreeSet::new();
         let mut dropped = BTreeMap::new();
         for name in names {
+            // Both are in order, so what was remembered of a file is next, or not there.
+            while before.next_if(|(known, _)| *known < name).is_some() {}
+            let known = before.next_if(|(known, _)| *known == name).map(|(_, known)| known);
             let path = || keys_dir.join(&name);
             let mut refuse = |reason: &str| {
                 problems.push(Problem::of("refused_file", path(), reason));
@@ -164,7 +168,7 @@ impl Scan {
                     None => drop(dropped.insert(name.clone(), None)),
                 }
             };
-            let remembered = match file(&*dir, &name, before.remove(&name), now) {
+            let remembered = match file(&*dir, &name, known, now) {
                 Ok(Some(remembered)) => remembered,
                 Ok(None) => continue,
                 Err(reason) => {
@@ -185,7 +189,7 @@ impl Scan {
                     dropped.insert(name.clone(), Some(*key));
                 }
             }
-            self.keys.insert(name, remembered);
+            self.keys.push((name, remembered));
         }
         self.refused = refused;
         seen.dropped = dropped;
@@ -229,15 +233,14 @@ fn file(
         ReadError::Missing => Ok(None),
         error => Err(error.to_string()),
     };
-    let stamp = match dir.stat(name) {
-        Ok(stamp) => stamp,
-        Err(error) => return refused(error),
-    };
     if let Some(before) = before
-        && before.stamp == stamp
         && before.is_settled(now)
     {
-        return Ok(Some(before));
+        match dir.stat(name) {
+            Ok(stamp) if stamp == before.stamp => return Ok(Some(before)),
+            Ok(_) => {}
+            Err(error) => return refused(error),
+        }
     }
     match dir.read(name) {
         Ok((bytes, stamp)) => {
@@ -276,10 +279,15 @@ impl Content {
 }
 
 /// The names that end in `.pem`, in order. Hidden files are editors' and copiers' own.
-fn pem_names(dir: &dyn Dir) -> std::io::Result<BTreeSet<OsString>> {
+fn pem_names(dir: &dyn Dir) -> std::io::Result<Vec<OsString>> {
     let is_pem =
         |name: &OsString| name.as_bytes().ends_with(b".pem") && !name.as_bytes().starts_with(b".");
-    Ok(dir.names()?.into_iter().filter(is_pem).collect())
+    let mut names = dir.names()?;
+    names.retain(is_pem);
+    names.sort_unstable();
+    // A directory that changes while it is listed may name a file twice.
+    names.dedup();
+    Ok(names)
 }
 
 fn unreadable(error: &std::io::Error) -> String {
@@ -305,5 +313,44 @@ fn report_writable_by_others(dir: &dyn Dir, path: &Path, problems: &mut Vec<Prob
         let mode = mode & 0o7777;
         let reason = format!("a directory that anybody may write to (mode {mode:04o})");
         problems.push(Problem::of("exposed_directory", path, reason));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Native;
+
+    #[test]
+    fn only_what_changed_is_read_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths =
+            Paths { private_key: dir.path().join("private_key.pem"), keys_dir: dir.path().into() };
+        let pem = include_bytes!("../../tests/fixtures/keys/accepted/spki.pem");
+        let write = |names: &[&str]| {
+            for name in names {
+                std::fs::write(dir.path().join(name), pem).unwrap();
+            }
+        };
+        // Far enough in the future that every file has been left alone for a while.
+        let at = |secs: i64| chrono::DateTime::from_timestamp(10_000_000_000 + secs, 0).unwrap();
+        write(&["b.pem", "c.pem", "d.pem", "e.pem"]);
+        let mut scan = Scan::default();
+        let mut read_at_look = |at: Time| {
+            let (seen, problems) = scan.look(&Native, &paths, at);
+            assert_eq!((seen.dropped.len(), problems), (scan.keys.len(), vec![]));
+            let read = |(name, known): &(OsString, Remembered)| {
+                (known.read_at == at.timestamp()).then(|| name.to_str().unwrap().to_owned())
+            };
+            scan.keys.iter().filter_map(read).collect::<Vec<_>>()
+        };
+        assert_eq!(read_at_look(at(0)), ["b.pem", "c.pem", "d.pem", "e.pem"]);
+
+        // One before the others, one between them, one gone, one replaced.
+        write(&["a.pem", "bb.pem", "new"]);
+        std::fs::remove_file(dir.path().join("c.pem")).unwrap();
+        std::fs::rename(dir.path().join("new"), dir.path().join("d.pem")).unwrap();
+        assert_eq!(read_at_look(at(1)), ["a.pem", "bb.pem", "d.pem"]);
+        assert_eq!(read_at_look(at(2)), [""; 0]);
     }
 }
