@@ -91,7 +91,7 @@ impl BoundedStream {
     pub(super) async fn readable(&mut self) -> io::Result<()> {
         poll_fn(|cx| match self.stream.poll_read_ready(cx) {
             Poll::Pending => self.poll_exceeded(cx).map(Err),
-            ready => ready,
+            ready @ Poll::Ready(_) => ready,
         })
         .await?;
         if self.is_parked() {

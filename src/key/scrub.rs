@@ -29,6 +29,7 @@ fn apart<T>(work: impl FnOnce() -> T) -> T {
 }
 
 #[inline(never)]
+#[expect(clippy::large_stack_arrays, reason = "the stack is what is to be overwritten")]
 fn scrub() {
     // Writes that the compiler must not leave out, though nobody reads them; sixteen bytes each.
     let mut stack = [0u128; DEPTH / size_of::<u128>()];
