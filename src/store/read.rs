@@ -69,10 +69,15 @@ pub(super) fn read(
         return Err(ReadError::TooLarge);
     }
     // The whole capacity at once: a vector that grows leaves copies of its content behind. What a
-    // file gains meanwhile is not read: its stamp changes, so the next look finds it.
+    // file gains meanwhile is not read: its stamp changes, so the next look finds it. Some file
+    // systems do not know a size, and say 0.
+    let limit = if before.size == 0 { MAX_PEM_LEN as u64 + 1 } else { before.size };
     #[expect(clippy::cast_possible_truncation, reason = "the size was compared with the bound")]
-    let mut bytes = Zeroizing::new(Vec::with_capacity(before.size as usize));
-    file.by_ref().take(before.size).read_to_end(&mut bytes).map_err(ReadError::Io)?;
+    let mut bytes = Zeroizing::new(Vec::with_capacity(limit as usize));
+    file.by_ref().take(limit).read_to_end(&mut bytes).map_err(ReadError::Io)?;
+    if bytes.len() > MAX_PEM_LEN {
+        return Err(ReadError::TooLarge);
+    }
     Ok((bytes, before))
 }
 
