@@ -1,0 +1,240 @@
+"""What is measured. Each measure is a function that yields samples as (row, server, value).
+
+A round measures every server once, one after the other, so that what else the machine does meets
+them all; a ratio is taken within a round.
+"""
+
+import json
+import os
+import socket
+import statistics
+import subprocess
+import time
+from contextlib import contextmanager
+
+import keys
+from servers import PATH, Failure, Server
+
+# Those that need several times as long for a request get fewer of them.
+SLOW = ("caddy", "go", "express")
+# jwks-server takes 4,096 at once.
+IDLE_CONNECTIONS = 4000
+RATE = 5000
+SETTLE = 0.4
+
+
+class Bench:
+    def __init__(self, programs, peers, sites, quick):
+        self.programs, self.peers, self.sites, self.quick = programs, peers, sites, quick
+        self.rounds = 2 if quick else 5
+
+    def start(self, name, count=3):
+        return Server(self.sites[count], name, self.programs)
+
+    @contextmanager
+    def all_started(self, count, without=()):
+        servers = []
+        try:
+            for name in self.peers:
+                if name not in without:
+                    servers.append(self.start(name, count))
+            yield servers
+        finally:
+            for server in servers:
+                server.stop()
+
+    def load(self, server, *options):
+        words = [self.programs["loadgen"], "--port", str(server.port),
+                 "--length", str(server.site.length), *options]
+        done = subprocess.run(words, capture_output=True, text=True, timeout=120)
+        if done.returncode:
+            raise Failure(f"{server.name}: {' '.join(options)}: {done.stderr.strip()}")
+        return json.loads(done.stdout)
+
+    def under_load(self, row, mode, count=3, without=()):
+        """CPU per request and requests a second, as fast as 64 connections can."""
+        with self.all_started(count, without) as servers:
+            for again in range(-1, self.rounds):
+                for server in servers:
+                    requests = 4000 if server.name in SLOW else 20000
+                    if self.quick or again < 0:
+                        requests //= 4
+                    before = server.cpu_seconds()
+                    seen = self.load(server, "--mode", mode, "--requests", str(requests))
+                    cpu = (server.cpu_seconds() - before) / requests
+                    if again < 0:
+                        continue  # The first round warms them up.
+                    yield f"CPU per {row}", server.name, cpu * 1e6
+                    yield f"requests/s, {row}", server.name, requests / seen["seconds"]
+
+    def get(self):
+        return self.under_load("GET", "keep-alive")
+
+    def unchanged(self):
+        # The original in Go knows no ETag.
+        return self.under_load("304", "if-none-match", without=("go",))
+
+    def head(self):
+        return self.under_load("HEAD", "head")
+
+    def close(self):
+        return self.under_load("GET, `Connection: close`", "close")
+
+    def large(self):
+        return self.under_load("GET of 100 keys", "keep-alive", count=100)
+
+    def latency(self):
+        """At a fixed rate, from when each request was due."""
+        with self.all_started(3) as servers:
+            for _ in range(self.rounds):
+                for server in servers:
+                    seen = self.load(server, "--rate", str(RATE), "--requests", str(RATE))
+                    for name in ("p50", "p99", "p99.9"):
+                        value = seen[name.replace(".", "_") + "_us"]
+                        yield f"{name} at {RATE:,}/s", server.name, value
+
+    def memory(self):
+        """Of a server that has answered once, and what each idle connection adds to it."""
+        for _ in range(1 if self.quick else 3):
+            for name in self.peers:
+                server = self.start(name)
+                try:
+                    server.get()
+                    time.sleep(SETTLE)
+                    yield "PSS idle", name, server.memory("Pss") / 1e6
+                    yield "bytes per idle connection", name, self.each_idle(server)
+                finally:
+                    server.stop()
+
+    def each_idle(self, server):
+        # The load shares pages of files with the server; that would count as memory won.
+        alone = server.memory("Pss_Anon")
+        words = [self.programs["loadgen"], "--port", str(server.port), "--length",
+                 str(server.site.length), "--idle", str(IDLE_CONNECTIONS)]
+        with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                              stderr=subprocess.PIPE, text=True) as load:
+            try:
+                if load.stdout.readline() != "ready\n":
+                    raise Failure(f"{server.name}: idle: {load.stderr.read().strip()}")
+                return (server.memory("Pss_Anon") - alone) / IDLE_CONNECTIONS
+            finally:
+                load.kill()
+
+    def startup(self):
+        """From the exec to the first whole 200, with a key there."""
+        for _ in range(4 if self.quick else 20):
+            for name in self.peers:
+                server = self.start(name)
+                yield "exec to first 200", name, server.first_answer * 1e3
+                server.stop()
+
+    def renamed(self):
+        """From the rename of a file into keys/ to the first answer with it, and back."""
+        if "jwks-server" not in self.peers:
+            return
+        for count in (3, 1000):
+            server = self.start("jwks-server", count)
+            *_, pem = (pem for pem, _ in zip(keys.public_keys(), range(count + 1)))
+            outside = server.work / "new.pem"
+            outside.write_text(pem)
+            inside = server.site.directory / "keys" / "new.pem"
+            try:
+                for _ in range(4 if self.quick else 20):
+                    for row, source, target in (("renamed in to served", outside, inside),
+                                                ("renamed away to gone", inside, outside)):
+                        # Until the look that follows a quiet moment is over.
+                        time.sleep(SETTLE)
+                        took = until_changed(server, lambda s=source, t=target: os.rename(s, t))
+                        yield f"{row}, {count:,} keys", server.name, took * 1e3
+            finally:
+                server.stop()
+                inside.unlink(missing_ok=True)
+
+
+def until_changed(server, change):
+    """Seconds from a change to the first answer of another length."""
+    request = f"HEAD /{PATH} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
+        def length():
+            connection.sendall(request)
+            head = b""
+            while not head.endswith(b"\r\n\r\n"):
+                part = connection.recv(4096)
+                if not part:
+                    raise Failure(f"{server.name} closed within an answer")
+                head += part
+            return head.lower().partition(b"content-length:")[2].split()[0]
+
+        before, began_at = length(), time.monotonic()
+        change()
+        while length() == before:
+            if time.monotonic() > began_at + 30:
+                raise Failure(f"{server.name} does not see the change")
+            # The server answers on the core on which it looks: it must have time to.
+            time.sleep(0.0001)
+        return time.monotonic() - began_at
+
+
+MEASURES = {
+    "get": Bench.get,
+    "304": Bench.unchanged,
+    "head": Bench.head,
+    "close": Bench.close,
+    "100-keys": Bench.large,
+    "latency": Bench.latency,
+    "memory": Bench.memory,
+    "start": Bench.startup,
+    "renamed": Bench.renamed,
+}
+
+# The unit of a row, whether it is told as a ratio, and the goal.
+ROWS = {
+    "CPU per GET": ("µs", True, "≤ 0.70"),
+    "requests/s, GET": ("/s", True, "≥ 1.40"),
+    "CPU per 304": ("µs", True, "≤ 0.95"),
+    "requests/s, 304": ("/s", True, ""),
+    "CPU per HEAD": ("µs", True, ""),
+    "requests/s, HEAD": ("/s", True, ""),
+    "CPU per GET, `Connection: close`": ("µs", True, "≤ 1.05"),
+    "requests/s, GET, `Connection: close`": ("/s", True, ""),
+    "CPU per GET of 100 keys": ("µs", True, "≤ 0.90"),
+    "requests/s, GET of 100 keys": ("/s", True, ""),
+    f"p50 at {RATE:,}/s": ("µs", False, ""),
+    f"p99 at {RATE:,}/s": ("µs", False, ""),
+    f"p99.9 at {RATE:,}/s": ("µs", False, ""),
+    "PSS idle": ("MB", False, "≤ 3.5 MB"),
+    "bytes per idle connection": ("", False, "≤ 6,144"),
+    "exec to first 200": ("ms", True, "≤ 0.62 of go"),
+    "renamed in to served, 3 keys": ("ms", False, "≤ 1.5 ms"),
+    "renamed away to gone, 3 keys": ("ms", False, ""),
+    "renamed in to served, 1,000 keys": ("ms", False, "≤ 3 ms"),
+    "renamed away to gone, 1,000 keys": ("ms", False, ""),
+}
+
+
+def table(samples, peers):
+    """Markdown: medians, and in brackets the least and the most."""
+    lines = [f"| Measure | {' | '.join(peers)} | Goal |", "|---" * (len(peers) + 2) + "|"]
+    for row, (unit, is_ratio, goal) in ROWS.items():
+        if row not in samples:
+            continue
+        base = samples[row].get(peers[0]) if is_ratio else None
+        cells = []
+        for peer in peers:
+            values = samples[row].get(peer)
+            if not values:
+                cells.append("n/a")
+            elif base is None or peer == peers[0]:
+                told = f"{spread(values)} {unit}".strip()
+                cells.append(f"1.00 = {told}" if base else told)
+            else:
+                ratios = [value / of for value, of in zip(values, base)]
+                cells.append(f"{spread(ratios)}")
+        lines.append(f"| {row} | {' | '.join(cells)} | {goal} |")
+    return "\n".join(lines)
+
+
+def spread(values):
+    def told(value):
+        return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.2f}"
+    return f"{told(statistics.median(values))} ({told(min(values))}–{told(max(values))})"
