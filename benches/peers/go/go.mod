@@ -1,0 +1,3 @@
+module jwks-peer
+
+go 1.19
