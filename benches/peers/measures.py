@@ -6,6 +6,7 @@ them all; a ratio is taken within a round.
 
 import json
 import os
+import signal
 import socket
 import statistics
 import subprocess
@@ -83,6 +84,16 @@ class Bench:
     def large(self):
         return self.under_load("GET of 100 keys", "keep-alive", count=100)
 
+    def system_calls(self):
+        """By strace, of twice as many requests less those of one run: so the connections cancel."""
+        requests = 300 if self.quick else 1000
+        with self.all_started(3) as servers:
+            for _ in range(2):
+                for server in servers:
+                    one, two = (count_calls(server, lambda s=server, n=times * requests: self.load(
+                        s, "--requests", str(n))) for times in (1, 2))
+                    yield "system calls per GET", server.name, (two - one) / requests
+
     def latency(self):
         """At a fixed rate, from when each request was due."""
         with self.all_started(3) as servers:
@@ -151,6 +162,24 @@ class Bench:
                 inside.unlink(missing_ok=True)
 
 
+def count_calls(server, work):
+    """How many system calls all threads of the server make during `work`."""
+    processes = [process.name for process in server.processes()]
+    told = server.work / "calls"
+    words = ["strace", "-f", "-c", "-o", told, *(f"-p{process}" for process in processes)]
+    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as strace:
+        try:
+            for _ in processes:
+                if " attached" not in (line := strace.stderr.readline()):
+                    raise Failure(f"strace: {line.strip()}")
+            work()
+        finally:
+            strace.send_signal(signal.SIGINT)
+            strace.communicate(timeout=20)
+    total = next(line for line in told.read_text().splitlines() if line.endswith(" total"))
+    return int(total.split()[3])
+
+
 def until_changed(server, change):
     """Seconds from a change to the first answer of another length."""
     request = f"HEAD /{PATH} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
@@ -181,6 +210,7 @@ MEASURES = {
     "head": Bench.head,
     "close": Bench.close,
     "100-keys": Bench.large,
+    "system-calls": Bench.system_calls,
     "latency": Bench.latency,
     "memory": Bench.memory,
     "start": Bench.startup,
@@ -199,12 +229,13 @@ ROWS = {
     "requests/s, GET, `Connection: close`": ("/s", "nginx", ""),
     "CPU per GET of 100 keys": ("µs", "nginx", "≤ 0.90"),
     "requests/s, GET of 100 keys": ("/s", "nginx", ""),
+    "system calls per GET": ("", None, "≤ 2.1"),
     f"p50 at {RATE:,}/s": ("µs", None, ""),
     f"p99 at {RATE:,}/s": ("µs", None, ""),
     f"p99.9 at {RATE:,}/s": ("µs", None, ""),
     "PSS idle": ("MB", None, "≤ 3.5 MB"),
     "bytes per idle connection": ("", None, "≤ 6,144"),
-    "exec to first 200": ("ms", "go", "≤ 0.62"),
+    "exec to first 200": ("ms", "go", "≤ 0.62 of Go"),
     "renamed in to served, 3 keys": ("ms", None, "≤ 1.5 ms"),
     "renamed away to gone, 3 keys": ("ms", None, ""),
     "renamed in to served, 1,000 keys": ("ms", None, "≤ 3 ms"),

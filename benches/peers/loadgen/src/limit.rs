@@ -7,6 +7,7 @@ use std::os::fd::AsFd;
 
 use rustix::buffer::spare_capacity;
 use rustix::event::epoll::{self, EventData, EventFlags};
+use rustix::io::retry_on_intr;
 
 const LISTENER: u64 = u64::MAX;
 
@@ -21,7 +22,8 @@ pub fn serve(address: SocketAddr, body: &[u8]) -> std::io::Result<()> {
     let mut events = Vec::with_capacity(256);
     let mut request = [0; 4096];
     loop {
-        epoll::wait(&epoll, spare_capacity(&mut events), None)?;
+        // A debugger that lets go interrupts the wait.
+        retry_on_intr(|| epoll::wait(&epoll, spare_capacity(&mut events), None))?;
         for event in events.drain(..) {
             if event.data.u64() == LISTENER {
                 let (stream, _) = match listener.accept() {
