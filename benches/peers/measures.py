@@ -137,6 +137,7 @@ class Bench:
             for name in self.peers:
                 server = self.start(name)
                 yield "exec to first 200", name, server.first_answer * 1e3
+                yield "CPU from exec to first 200", name, server.cpu_seconds() * 1e3
                 server.stop()
 
     def renamed(self):
@@ -236,6 +237,7 @@ ROWS = {
     "PSS idle": ("MB", None, "≤ 3.5 MB"),
     "bytes per idle connection": ("", None, "≤ 6,144"),
     "exec to first 200": ("ms", "go", "≤ 0.62 of Go"),
+    "CPU from exec to first 200": ("ms", "go", ""),
     "renamed in to served, 3 keys": ("ms", None, "≤ 1.5 ms"),
     "renamed away to gone, 3 keys": ("ms", None, ""),
     "renamed in to served, 1,000 keys": ("ms", None, "≤ 3 ms"),
