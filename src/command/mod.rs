@@ -6,10 +6,12 @@ mod rotate;
 mod sign;
 mod status;
 
-pub use revoke::revoke;
-pub use rotate::rotate;
+pub use revoke::{revoke, revoke_on};
+pub use rotate::{rotate, rotate_on};
 pub use sign::sign;
 pub use status::{KeyRow, NextAction, Seconds, Status, status};
+
+use std::sync::Arc;
 
 use crate::clock::Clock;
 use crate::config::Config;
@@ -17,7 +19,7 @@ use crate::jwk::KeyId;
 use crate::keeper::{ChangeError, Keeper};
 use crate::lifecycle::{Policy, Time};
 use crate::manager::ServerNote;
-use crate::store::{LockError, Locked, Store};
+use crate::store::{LockError, Locked, Native, Os, Store};
 
 /// Why a command did nothing, or not all.
 #[derive(Debug, thiserror::Error)]
@@ -83,7 +85,11 @@ const NO_KEY_YET: &str = "there is no such file; start the server, which makes o
 
 /// The keys as they lie there, and the server that keeps them if one runs.
 fn open(config: &Config) -> (Keeper, Option<RunningServer>) {
-    let store = Store::new(config.paths.clone(), config.key_format);
+    open_on(Arc::new(Native), config)
+}
+
+fn open_on(os: Arc<dyn Os>, config: &Config) -> (Keeper, Option<RunningServer>) {
+    let store = Store::on(os, config.paths.clone(), config.key_format);
     let server = store
         .server_note()
         .map(|note| RunningServer { note: serde_json::from_str::<ServerNote>(&note).ok() });

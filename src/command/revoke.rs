@@ -1,12 +1,14 @@
 //! `jwks-server revoke`.
 
-use super::{CommandError, open, settle};
+use std::sync::Arc;
+
+use super::{CommandError, open_on, settle};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::jwk::{Jwk, KeyId};
 use crate::keeper::{ChangeError, Keeper};
 use crate::lifecycle::{Action, Record, Slot, State, Time, rfc3339};
-use crate::store::Locked;
+use crate::store::{Locked, Native, Os};
 
 /// Takes a key out of the set for good. A current key is replaced by one that was never published,
 /// which is what makes verifiers fetch the set again and so forget the old one. Returns what to
@@ -21,7 +23,18 @@ pub fn revoke(
     kid: KeyId,
     reason: &str,
 ) -> Result<String, CommandError> {
-    let (mut keeper, server) = open(config);
+    revoke_on(Arc::new(Native), config, clock, kid, reason)
+}
+
+/// The same on another operating system than the real one.
+pub fn revoke_on(
+    os: Arc<dyn Os>,
+    config: &Config,
+    clock: &impl Clock,
+    kid: KeyId,
+    reason: &str,
+) -> Result<String, CommandError> {
+    let (mut keeper, server) = open_on(os, config);
     let (locked, now) = settle(&mut keeper, clock)?;
     let Some(record) = record_of(&keeper, kid, now) else {
         return Err(CommandError::UnknownKey { kid, known: known(&keeper) });

@@ -1,16 +1,17 @@
 //! `jwks-server rotate`.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::TimeDelta;
 
-use super::{CommandError, open, settle};
+use super::{CommandError, open_on, settle};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::jwk::{Jwk, KeyId};
 use crate::keeper::Keeper;
 use crate::lifecycle::{Action, Record, Slot, State, Time, human, ready_at, rfc3339};
-use crate::store::Locked;
+use crate::store::{Locked, Native, Os};
 
 /// How long `rotate --now` waits for a running server to publish the key: one that has no file
 /// events looks every 10 s.
@@ -25,7 +26,17 @@ const POLL: Duration = Duration::from_millis(5);
 ///
 /// If there is no usable current key, or the directory cannot be changed.
 pub fn rotate(config: &Config, clock: &impl Clock, in_haste: bool) -> Result<String, CommandError> {
-    let (mut keeper, server) = open(config);
+    rotate_on(Arc::new(Native), config, clock, in_haste)
+}
+
+/// The same on another operating system than the real one.
+pub fn rotate_on(
+    os: Arc<dyn Os>,
+    config: &Config,
+    clock: &impl Clock,
+    in_haste: bool,
+) -> Result<String, CommandError> {
+    let (mut keeper, server) = open_on(os, config);
     let (locked, now) = settle(&mut keeper, clock)?;
     let Some(current) = usable_current(&keeper) else {
         return Err(CommandError::NoCurrentKey {
