@@ -1,7 +1,5 @@
 //! What is remembered of one published key: [`Record`] and its [`State`].
 
-use chrono::{DurationRound as _, TimeDelta};
-
 use super::{Policy, Time};
 use crate::jwk::{Jwk, KeyId};
 
@@ -161,16 +159,15 @@ impl State {
 /// `time`, or the next whole second if it is not one: rounding down would break a promise by up to
 /// a second.
 pub fn whole_second(time: Time) -> Time {
-    match time.duration_trunc(TimeDelta::seconds(1)) {
-        Ok(floor) if floor < time => floor + TimeDelta::seconds(1),
-        Ok(floor) => floor,
-        // Out of the range in which chrono counts nanoseconds, year 2262: left as it is.
-        Err(_) => time,
-    }
+    let up = i64::from(time.timestamp_subsec_nanos() > 0);
+    // At the end of all time there is no next second.
+    Time::from_timestamp(time.timestamp() + up, 0).unwrap_or(time)
 }
 
 #[cfg(test)]
 mod tests {
+    use chrono::TimeDelta;
+
     use super::*;
 
     #[test]
@@ -181,5 +178,10 @@ mod tests {
             whole_second(second + TimeDelta::nanoseconds(1)),
             second + TimeDelta::seconds(1)
         );
+        let read = |text: &str| text.parse::<Time>().unwrap();
+        let leap_second = whole_second(read("2016-12-31T23:59:60Z"));
+        assert_eq!(leap_second, read("2017-01-01T00:00:00Z"));
+        assert_eq!(whole_second(read("3000-01-01T00:00:00.1Z")), read("3000-01-01T00:00:01Z"));
+        assert_eq!(whole_second(Time::MAX_UTC), Time::MAX_UTC);
     }
 }

@@ -21,7 +21,7 @@ pub use durable::WriteError;
 pub use lock::{LockError, Locked, ServerLock};
 pub use native::Native;
 pub use os::{Dir, Existing, HeldLock, NewFile, Os, ReadError, Stamp};
-pub use record::RecordError;
+pub use record::{RecordError, parse_record, render_record};
 
 use serde::Serialize;
 
@@ -213,7 +213,7 @@ impl Store {
     /// Writes `record` in place of what its file says.
     pub fn save(&self, record: &Record, _: &Locked) -> Result<(), WriteError> {
         let name = record::file_name(record);
-        let text = record::render(record);
+        let text = render_record(record);
         let (dir, name) = (&self.paths.keys_dir, OsStr::new(&name));
         durable::put(&*self.os, dir, name, text.as_bytes(), Existing::Replace, Path::new("."))
     }

@@ -7,11 +7,11 @@ use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fmt::Write as _;
 
-use chrono::{DateTime, NaiveDateTime, Utc};
+use chrono::{DateTime, Datelike as _, NaiveDateTime, Utc};
 
 use crate::jwk::KeyId;
 use crate::key::{KeyError, parse_public_pem, public_pem};
-use crate::lifecycle::{Record, State, Time, rfc3339};
+use crate::lifecycle::{Record, State, Time, rfc3339, whole_second};
 
 /// The first line of every record of this version.
 const MAGIC: &str = "jwks-server key record, version 1";
@@ -86,7 +86,10 @@ pub(super) fn is_record(bytes: &[u8]) -> bool {
 }
 
 /// The content of the file of `record`.
-pub(super) fn render(record: &Record) -> String {
+///
+/// [`parse_record`] reads it back as it was, but for what no record that was read can hold: control
+/// characters in a reason are blanks, and a reason of more than 512 bytes is cut.
+pub fn render_record(record: &Record) -> String {
     let mut lines = vec![(KID, record.kid().to_string()), (CREATED_AT, rfc3339(record.created_at))];
     let mut time = |name, at: Option<Time>| lines.extend(at.map(|at| (name, rfc3339(at))));
     time(PUBLISHED_AT, record.published_at);
@@ -113,8 +116,15 @@ pub(super) fn render(record: &Record) -> String {
     text + &public_pem(&record.key)
 }
 
-/// Reads what [`render`] wrote.
-pub(super) fn parse(bytes: &[u8]) -> Result<Record, RecordError> {
+/// Reads the content of a record's file.
+///
+/// Whatever is read can be written again: it renders to a text that reads back as the same record.
+///
+/// # Errors
+///
+/// If the text is no record, or says anything that would be lost when it is written again. No reason
+/// tells a part of the text.
+pub fn parse_record(bytes: &[u8]) -> Result<Record, RecordError> {
     let text = std::str::from_utf8(bytes).map_err(|_| RecordError::NotText)?;
     if !is_record(bytes) {
         return Err(RecordError::NotARecord);
@@ -162,7 +172,13 @@ impl<'a> Fields<'a> {
             return Ok(None);
         };
         let time = DateTime::parse_from_rfc3339(text).map_err(|_| RecordError::Time(name))?;
-        Ok(Some(time.with_timezone(&Utc)))
+        let time = whole_second(time.with_timezone(&Utc));
+        // An offset can lead out of the four digits that RFC 3339 has for a year.
+        if (0..=9999).contains(&time.year()) {
+            Ok(Some(time))
+        } else {
+            Err(RecordError::Time(name))
+        }
     }
 
     /// The state that the remaining lines tell; a line that no state knows is an error, since it
@@ -186,7 +202,8 @@ impl<'a> Fields<'a> {
                 Ok(State::Retired { activated_at, retired_at, remove_at })
             }
             (None, None, None, None, Some(revoked_at), Some(reason)) if known => {
-                Ok(State::Revoked { revoked_at, reason: reason.to_owned() })
+                // A person may have written it; and it must read back as it will be written.
+                Ok(State::Revoked { revoked_at, reason: one_line(reason) })
             }
             _ => Err(RecordError::State),
         }
@@ -240,7 +257,7 @@ mod tests {
     #[test]
     fn every_record_reads_back_as_it_was_written() {
         for record in records() {
-            assert_eq!(parse(render(&record).as_bytes()), Ok(record));
+            assert_eq!(parse_record(render_record(&record).as_bytes()), Ok(record));
         }
     }
 
@@ -250,7 +267,7 @@ mod tests {
         let record = staged().published(at(1)).activated(at(2)).retired(at(3), &policy);
         let kid = record.kid();
         assert_eq!(
-            render(&record),
+            render_record(&record),
             format!(
                 "jwks-server key record, version 1\nKid: {kid}\n\
                  Created-At: 2026-11-22T17:03:00Z\nPublished-At: 2026-11-22T17:03:01Z\n\
@@ -268,19 +285,20 @@ mod tests {
     fn a_reason_cannot_forge_a_line() {
         let reason = "a\nActivated-At: x\r\n-----BEGIN PUBLIC KEY-----\u{1b}[2J";
         let tombstone = staged().revoked(at(4), reason);
-        let text = render(&tombstone);
+        let text = render_record(&tombstone);
         assert_eq!(text.matches('\u{1b}').count(), 0);
         assert_eq!(text.lines().filter(|line| line.starts_with("Activated-At")).count(), 0);
-        let read = parse(text.as_bytes()).unwrap();
+        let read = parse_record(text.as_bytes()).unwrap();
         assert!(read.is_revoked());
         let long = staged().revoked(at(4), &"ä".repeat(1_000));
-        assert!(render(&long).len() < 1_200);
+        assert!(render_record(&long).len() < 1_200);
     }
 
     #[test]
     fn what_is_no_record_is_refused_with_its_reason() {
-        let good = render(&staged());
-        let with = |from: &str, to: &str| parse(good.replace(from, to).as_bytes()).unwrap_err();
+        let good = render_record(&staged());
+        let with =
+            |from: &str, to: &str| parse_record(good.replace(from, to).as_bytes()).unwrap_err();
         assert_eq!(with("jwks-server key", "something"), RecordError::NotARecord);
         assert_eq!(with("version 1", "version 2"), RecordError::Version);
         assert_eq!(with("-----BEGIN", "-----START"), RecordError::NoKey);
@@ -295,6 +313,41 @@ mod tests {
         );
         assert_eq!(with("\nCreated", "\nSurprise: 1\nCreated"), RecordError::State);
         assert!(matches!(with("-----END", "-----FIN"), RecordError::Key(_)));
-        assert_eq!(parse(&[0xff]).unwrap_err(), RecordError::NotText);
+        assert_eq!(parse_record(&[0xff]).unwrap_err(), RecordError::NotText);
+    }
+    #[test]
+    fn what_a_person_wrote_reads_back_as_it_is_written_again() {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/records/accepted");
+        let read =
+            |name: &str| parse_record(&std::fs::read(format!("{folder}/{name}.pem")).unwrap());
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let record = parse_record(&std::fs::read(entry.unwrap().path()).unwrap()).unwrap();
+            assert_eq!(parse_record(render_record(&record).as_bytes()), Ok(record));
+        }
+        let reason = |name| match read(name).unwrap().state {
+            State::Revoked { reason, .. } => reason,
+            other => panic!("{other:?}"),
+        };
+        let cleaned = "a [2J -----BEGIN CERTIFICATE-----";
+        assert_eq!(reason("reason-with-control-characters"), cleaned);
+        assert_eq!(reason("reason-too-long"), "x".repeat(512));
+        // 2026-11-22T18:03:00.5+01:00, which must not be earlier than it was.
+        assert_eq!(read("other-form-of-time").unwrap().created_at, at(1));
+        assert_eq!(read("compressed-point"), Ok(staged()));
+        assert_eq!(read("lines-in-another-order"), read("retired"));
+        assert_eq!(read("crlf"), read("retired"));
+    }
+
+    /// Written again they would have five digits, and could not be read.
+    #[test]
+    fn a_year_of_more_than_four_digits_is_refused() {
+        let good = render_record(&staged());
+        let with = |time| parse_record(good.replace("2026-11-22T17:03:00Z", time).as_bytes());
+        assert!(with("9999-12-31T23:59:59Z").is_ok());
+        for time in
+            ["9999-12-31T23:59:59-00:01", "9999-12-31T23:59:59.1Z", "0000-01-01T00:00:00+00:01"]
+        {
+            assert_eq!(with(time), Err(RecordError::Time(CREATED_AT)), "{time}");
+        }
     }
 }

@@ -263,7 +263,7 @@ impl Remembered {
 impl Content {
     fn of(name: &OsStr, bytes: &[u8]) -> Self {
         if record::is_record(bytes) || record::kid_of_name(name).is_some() {
-            return match record::parse(bytes) {
+            return match record::parse_record(bytes) {
                 Ok(record) => Self::Record(Box::new(record)),
                 Err(error) => Self::Refused(error.to_string()),
             };
