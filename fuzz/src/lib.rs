@@ -1,0 +1,4 @@
+//! What the fuzz targets share; see `run`.
+
+pub mod der;
+pub mod properties;
