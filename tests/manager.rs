@@ -3,91 +3,19 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod support;
+
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
-use jwks_server::clock::{Clock, Moment};
-use jwks_server::health::Health;
 use jwks_server::jwk::KeyId;
 use jwks_server::key::{KeyFormat, SigningKey, parse_pem};
-use jwks_server::lifecycle::{Policy, PolicySettings, Time};
-use jwks_server::manager::{Manager, StartError};
-use jwks_server::snapshot::{Reader, Snapshot};
-use jwks_server::store::{Paths, Store};
+use jwks_server::store::Store;
+use support::{Process, beginning as now, paths, policy};
 
 const HOUR: Duration = Duration::from_secs(3_600);
 const DAY: Duration = Duration::from_secs(24 * 3_600);
-
-fn paths(dir: &Path) -> Paths {
-    Paths { private_key: dir.join("private_key.pem"), keys_dir: dir.join("keys") }
-}
-
-fn policy(rotate_every: Option<Duration>) -> Policy {
-    Policy::new(PolicySettings { rotate_every, ..PolicySettings::default() }).unwrap()
-}
-
-/// A serving process in virtual time.
-struct Process {
-    manager: Manager,
-    snapshot: Reader<Snapshot>,
-    health: Reader<Health>,
-    wall: Time,
-    elapsed: Duration,
-}
-
-/// A clock that stands.
-struct Stopped(Moment);
-
-impl Clock for Stopped {
-    fn now(&self) -> Moment {
-        self.0
-    }
-}
-
-impl Process {
-    fn try_start(dir: &Path, policy: Policy, wall: Time) -> Result<Self, StartError> {
-        let store = Store::new(paths(dir), KeyFormat::Sec1);
-        let clock = Stopped(Moment { wall, elapsed: Duration::ZERO });
-        let (manager, snapshot, health) = Manager::start(store, policy, &clock)?;
-        Ok(Self { manager, snapshot, health, wall, elapsed: Duration::ZERO })
-    }
-
-    fn start(dir: &Path, policy: Policy, wall: Time) -> Self {
-        Self::try_start(dir, policy, wall).unwrap()
-    }
-
-    fn look(&mut self) -> Duration {
-        let clock = Stopped(Moment { wall: self.wall, elapsed: self.elapsed });
-        self.manager.reconcile(&clock, None)
-    }
-
-    /// Lets time pass on both clocks, in about fifty steps.
-    fn wait(&mut self, time: Duration) {
-        let until = self.elapsed + time;
-        while self.elapsed < until {
-            let step =
-                (time / 50).max(Duration::from_secs(60)).min(until.saturating_sub(self.elapsed));
-            self.wall += step;
-            self.elapsed += step;
-            self.look();
-        }
-    }
-
-    fn kids(&self) -> Vec<String> {
-        let set: serde_json::Value = serde_json::from_slice(&self.snapshot.load().body).unwrap();
-        let keys = set["keys"].as_array().unwrap();
-        keys.iter().map(|key| key["kid"].as_str().unwrap().to_owned()).collect()
-    }
-
-    fn degraded(&self) -> BTreeSet<&'static str> {
-        self.health.load().degraded.iter().map(|degraded| degraded.code).collect()
-    }
-}
-
-fn now() -> Time {
-    chrono::DateTime::from_timestamp(1_795_000_000, 0).unwrap()
-}
 
 fn kid_in(file: &Path) -> KeyId {
     parse_pem(&std::fs::read(file).unwrap()).unwrap().jwk().kid()

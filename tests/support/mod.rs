@@ -1,5 +1,5 @@
-//! What the tests of the real program share: the program itself as a child process, a client for
-//! it, keys, and a log of everything that it answered.
+//! What the tests share: the program itself as a child process, a client for it, keys, a log of
+//! everything that it answered, and the manager in virtual time.
 //!
 //! No test here depends on how fast anything is. What must happen is polled for with a deadline that
 //! no healthy machine misses; what must never happen is looked for in every answer that a few
@@ -11,6 +11,7 @@
 mod client;
 mod keys;
 mod observer;
+mod process;
 mod program;
 
 use std::time::{Duration, Instant};
@@ -20,6 +21,7 @@ pub(crate) use keys::{
     Key, Set, kid_in, kids_of, public_pem_of, read_current, record_of, records, token_verifies,
 };
 pub(crate) use observer::{Observer, Report, Sample, Since};
+pub(crate) use process::{Process, beginning, paths, policy};
 pub(crate) use program::{Finished, Server, Start, finish, jwks, jwks_with, program};
 
 /// How long a test waits for what must come. It has failed then.

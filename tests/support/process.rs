@@ -1,0 +1,85 @@
+//! A serving process in virtual time: the manager on a real directory, with a clock that stands
+//! until the test moves it.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::time::Duration;
+
+use jwks_server::clock::{Clock, Moment};
+use jwks_server::health::Health;
+use jwks_server::key::KeyFormat;
+use jwks_server::lifecycle::{Policy, PolicySettings, Time};
+use jwks_server::manager::{Manager, StartError};
+use jwks_server::snapshot::{Reader, Snapshot};
+use jwks_server::store::{Paths, Store};
+
+pub(crate) fn paths(dir: &Path) -> Paths {
+    Paths { private_key: dir.join("private_key.pem"), keys_dir: dir.join("keys") }
+}
+
+pub(crate) fn policy(rotate_every: Option<Duration>) -> Policy {
+    Policy::new(PolicySettings { rotate_every, ..PolicySettings::default() }).unwrap()
+}
+
+/// A serving process in virtual time.
+pub(crate) struct Process {
+    manager: Manager,
+    pub(crate) snapshot: Reader<Snapshot>,
+    health: Reader<Health>,
+    pub(crate) wall: Time,
+    elapsed: Duration,
+}
+
+/// A clock that stands.
+struct Stopped(Moment);
+
+impl Clock for Stopped {
+    fn now(&self) -> Moment {
+        self.0
+    }
+}
+
+impl Process {
+    pub(crate) fn try_start(dir: &Path, policy: Policy, wall: Time) -> Result<Self, StartError> {
+        let store = Store::new(paths(dir), KeyFormat::Sec1);
+        let clock = Stopped(Moment { wall, elapsed: Duration::ZERO });
+        let (manager, snapshot, health) = Manager::start(store, policy, &clock)?;
+        Ok(Self { manager, snapshot, health, wall, elapsed: Duration::ZERO })
+    }
+
+    pub(crate) fn start(dir: &Path, policy: Policy, wall: Time) -> Self {
+        Self::try_start(dir, policy, wall).unwrap()
+    }
+
+    pub(crate) fn look(&mut self) -> Duration {
+        let clock = Stopped(Moment { wall: self.wall, elapsed: self.elapsed });
+        self.manager.reconcile(&clock, None)
+    }
+
+    /// Lets time pass on both clocks, in about fifty steps.
+    pub(crate) fn wait(&mut self, time: Duration) {
+        let until = self.elapsed + time;
+        while self.elapsed < until {
+            let step =
+                (time / 50).max(Duration::from_secs(60)).min(until.saturating_sub(self.elapsed));
+            self.wall += step;
+            self.elapsed += step;
+            self.look();
+        }
+    }
+
+    pub(crate) fn kids(&self) -> Vec<String> {
+        let set: serde_json::Value = serde_json::from_slice(&self.snapshot.load().body).unwrap();
+        let keys = set["keys"].as_array().unwrap();
+        keys.iter().map(|key| key["kid"].as_str().unwrap().to_owned()).collect()
+    }
+
+    pub(crate) fn degraded(&self) -> BTreeSet<&'static str> {
+        self.health.load().degraded.iter().map(|degraded| degraded.code).collect()
+    }
+}
+
+/// When a test in virtual time begins.
+pub(crate) fn beginning() -> Time {
+    chrono::DateTime::from_timestamp(1_795_000_000, 0).unwrap()
+}
