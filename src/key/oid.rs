@@ -11,8 +11,9 @@ pub(super) const EC_PUBLIC_KEY: ObjectIdentifier =
 /// secp256r1, which is P-256 (RFC 5480 section 2.1.1.1).
 pub(super) const P256: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.3.1.7");
 
-/// A curve, shown by its name where that is known, and else by its object identifier.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// A curve, shown by its name where that is known, and else by its object identifier, unless that is
+/// longer than any real one.
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub struct CurveName(pub(super) ObjectIdentifier);
 
 impl CurveName {
@@ -26,8 +27,14 @@ impl fmt::Display for CurveName {
     }
 }
 
-/// An algorithm, shown by its name where that is known, and else by its object identifier.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+impl fmt::Debug for CurveName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// An algorithm, shown as a [`CurveName`] is.
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub struct AlgorithmName(pub(super) ObjectIdentifier);
 
 impl AlgorithmName {
@@ -43,13 +50,29 @@ impl fmt::Display for AlgorithmName {
     }
 }
 
+impl fmt::Debug for AlgorithmName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
 type Names = &'static [(&'static str, &'static str)];
 
+/// The name, or the identifier if it is not too long: in a file that was damaged or forged, an
+/// identifier may reach over what follows it, which may be the private key.
 fn show(names: Names, oid: ObjectIdentifier, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-    let oid = oid.to_string();
-    let name = names.iter().find(|(known, _)| *known == oid);
-    f.write_str(name.map_or(&oid, |(_, name)| name))
+    let text = oid.to_string();
+    let name = names.iter().find(|(known, _)| *known == text);
+    f.write_str(match name {
+        Some((_, name)) => name,
+        None if oid.as_bytes().len() <= SHOWN_OID_LEN => &text,
+        None => "...",
+    })
 }
+
+/// In bytes. The longest identifiers of curves and algorithms in use take 11, and after the beginning
+/// of a curve's the private key of a PKCS#8 file comes 14 bytes later at the earliest.
+const SHOWN_OID_LEN: usize = 12;
 
 const CURVES: Names = &[
     ("1.2.840.10045.3.1.1", "P-192"),
