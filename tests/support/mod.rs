@@ -22,7 +22,9 @@ pub(crate) use keys::{
 };
 pub(crate) use observer::{Observer, Report, Sample, Since};
 pub(crate) use process::{Process, beginning, paths, policy};
-pub(crate) use program::{Finished, Server, Start, finish, jwks, jwks_with, program};
+pub(crate) use program::{
+    Finished, Server, Start, finish, json_of, jwks, jwks_with, problems, program,
+};
 
 /// How long a test waits for what must come. It has failed then.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 
 use rustix::process::{Pid, Signal, getpgid, kill_process, kill_process_group};
+use serde_json::Value;
 
 use super::client::{Answer, KEY_SET, get};
 use super::keys::kids_of;
@@ -219,6 +220,26 @@ impl Finished {
 /// Runs a command in `dir` to its end.
 pub(crate) fn jwks(dir: &Path, args: &[&str]) -> Finished {
     jwks_with(dir, args, &[])
+}
+
+/// What a command that must succeed says with `--json`.
+pub(crate) fn json_of(dir: &Path, args: &[&str]) -> Value {
+    let finished = jwks(dir, args);
+    assert_eq!(finished.code, Some(0), "{finished:?}");
+    serde_json::from_str(&finished.stdout).unwrap()
+}
+
+/// The problems that `status --json` names: file, without a leading `./`, and reason.
+pub(crate) fn problems(dir: &Path) -> Vec<(String, String)> {
+    let status = json_of(dir, &["status", "--json"]);
+    let problems = status["problems"].as_array().unwrap().iter();
+    problems
+        .map(|problem| {
+            let text = |name: &str| problem[name].as_str().unwrap_or_default();
+            let file = text("file");
+            (file.strip_prefix("./").unwrap_or(file).to_owned(), text("reason").to_owned())
+        })
+        .collect()
 }
 
 /// The same with environment variables.

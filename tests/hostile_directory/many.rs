@@ -1,0 +1,51 @@
+//! More files than anybody can want.
+
+use std::fs::{self, File};
+
+use crate::support::{Key, Observer, Server, dir, eventually, now, problems};
+
+/// The most memory that the process has had, in KiB.
+#[cfg(target_os = "linux")]
+fn peak_memory(server: &Server) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{}/status", server.pid())).unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+#[test]
+fn ten_thousand_files_are_served_and_reported_in_bounded_memory() {
+    let dir = dir();
+    let keys = dir.path().join("keys");
+    let mut server = Server::start(dir.path(), &[]);
+    let current = server.kids().remove(0);
+    let key = Key::new();
+    let observer = Observer::of(&server);
+    observer.allow(&key.kid());
+    #[cfg(target_os = "linux")]
+    let before = peak_memory(&server);
+    for n in 0..5_000 {
+        // As long as is read; together they would take 80 MB if they were kept.
+        File::create(keys.join(format!("bad-{n:04}.pem"))).unwrap().set_len(16 * 1024).unwrap();
+        fs::write(keys.join(format!("good-{n:04}.pem")), key.spki()).unwrap();
+    }
+    let began = now();
+    eventually("all are reported", || (server.logged("no PEM block in it") >= 5_000).then_some(()));
+    server.has_looked_while(&observer);
+    println!("reported and looked again within {:?}", began.elapsed());
+    assert_eq!(server.logged("no PEM block in it"), 5_000);
+    assert_eq!(problems(dir.path()).len(), 5_000);
+    assert_eq!(server.kids(), [current.clone(), key.kid()]);
+    assert!(server.runs());
+    observer.finish();
+
+    // A new key is served all the same.
+    let new = Key::new();
+    fs::write(dir.path().join("private_key.pem"), new.sec1()).unwrap();
+    server.serves(&[&new.kid(), &current, &key.kid()]);
+    #[cfg(target_os = "linux")]
+    {
+        let after = peak_memory(&server);
+        println!("peak memory: {before} KiB before, {after} KiB after");
+        assert!(after < 64 * 1024, "{before} KiB before, {after} KiB after");
+    }
+}
