@@ -14,7 +14,7 @@ use jwks_server::clock::{Clock, Moment, SystemClock};
 use jwks_server::jwk::{Jwk, JwkSet};
 use jwks_server::key::{KeyFormat, SigningKey, parse_pem};
 use jwks_server::lifecycle::{KeyRing, Policy, PolicySettings, Record, Time};
-use jwks_server::manager::Manager;
+use jwks_server::manager::{Manager, Unread};
 use jwks_server::snapshot::Snapshot;
 use jwks_server::store::{Paths, Store};
 use p256::elliptic_curve::sec1::ToSec1Point as _;
@@ -137,7 +137,8 @@ fn sweep_of_the_manager(bencher: Bencher) {
     let policy = Policy::new(PolicySettings::default()).unwrap();
     let clock = |wall| Stopped(Moment { wall, elapsed: Duration::ZERO });
     let started = clock(now());
-    let (mut manager, _snapshot, _health) = Manager::start(store(&dir), policy, &started).unwrap();
+    let (mut manager, _snapshot, _health) =
+        Manager::start(store(&dir), policy, &started, Unread::Ignore).unwrap();
     let later = clock(now() + SETTLED);
     manager.reconcile(&later, None);
     bencher

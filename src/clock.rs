@@ -46,11 +46,35 @@ impl Clock for SystemClock {
     }
 }
 
-/// Notices that the wall clock was set while the process ran.
+/// Notices that the wall clock was set while the process ran, and says what time it is meanwhile.
+///
+/// Until the clocks have agreed for ten minutes, the time is what it was before and what has elapsed
+/// since. So a wrong clock that is put right soon is never believed; one that stays is, and then
+/// says by how much what was written down before is off.
 #[derive(Debug, Default)]
 pub struct ClockWatch {
     last: Option<Moment>,
-    disturbed_at: Option<Duration>,
+    disturbance: Option<Disturbance>,
+}
+
+#[derive(Debug)]
+struct Disturbance {
+    /// The last reading that was believed.
+    believed: Moment,
+    /// When the clocks disagreed last.
+    at: Duration,
+}
+
+/// What a [`ClockWatch`] makes of a reading.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reading {
+    /// The time to believe.
+    pub moment: Moment,
+    /// For how long the wall clock will not be believed yet.
+    pub paused_for: Option<Duration>,
+    /// From now on the wall clock is believed again, which is ahead by so much of what was believed;
+    /// by nothing if it was put right.
+    pub shifted_by: Option<TimeDelta>,
 }
 
 /// Between two readings the clocks may disagree by this much.
@@ -59,22 +83,34 @@ const TOLERANCE: TimeDelta = TimeDelta::minutes(1);
 const QUARANTINE: Duration = Duration::from_secs(600);
 
 impl ClockWatch {
-    /// Takes a reading; returns for how long the wall clock must not be trusted yet.
-    pub fn observe(&mut self, moment: Moment) -> Option<Duration> {
-        if let Some(last) = self.last.replace(moment) {
-            let wall = moment.wall - last.wall;
-            let elapsed = moment.elapsed.saturating_sub(last.elapsed);
-            let elapsed = TimeDelta::from_std(elapsed).unwrap_or(TimeDelta::MAX);
-            if (wall - elapsed).abs() > TOLERANCE {
-                self.disturbed_at = Some(moment.elapsed);
-            }
+    /// Takes a reading.
+    pub fn observe(&mut self, moment: Moment) -> Reading {
+        let last = self.last.replace(moment).unwrap_or(moment);
+        if (moment.wall - last.extrapolated(moment.elapsed)).abs() > TOLERANCE {
+            let believed = self.disturbance.take().map_or(last, |earlier| earlier.believed);
+            self.disturbance = Some(Disturbance { believed, at: moment.elapsed });
         }
-        let trusted_at = self.disturbed_at? + QUARANTINE;
-        let remaining = trusted_at.checked_sub(moment.elapsed).filter(|left| !left.is_zero());
-        if remaining.is_none() {
-            self.disturbed_at = None;
+        let Some(Disturbance { believed, at }) = self.disturbance else {
+            return Reading { moment, paused_for: None, shifted_by: None };
+        };
+        let wall = believed.extrapolated(moment.elapsed);
+        let paused_for = (at + QUARANTINE).saturating_sub(moment.elapsed);
+        if paused_for.is_zero() {
+            self.disturbance = None;
+            let by = moment.wall - wall;
+            let by = if by.abs() > TOLERANCE { by } else { TimeDelta::zero() };
+            return Reading { moment, paused_for: None, shifted_by: Some(by) };
         }
-        remaining
+        let moment = Moment { wall, ..moment };
+        Reading { moment, paused_for: Some(paused_for), shifted_by: None }
+    }
+}
+
+impl Moment {
+    /// What the wall clock should say at `elapsed`.
+    fn extrapolated(self, elapsed: Duration) -> Time {
+        let since = TimeDelta::from_std(elapsed.saturating_sub(self.elapsed));
+        self.wall.checked_add_signed(since.unwrap_or(TimeDelta::MAX)).unwrap_or(Time::MAX_UTC)
     }
 }
 
@@ -89,32 +125,48 @@ mod tests {
         }
     }
 
-    #[test]
-    fn clocks_that_agree_are_trusted() {
-        let mut watch = ClockWatch::default();
-        assert_eq!(watch.observe(moment(0, 0)), None);
-        assert_eq!(watch.observe(moment(10, 10)), None);
-        assert_eq!(watch.observe(moment(80, 20)), None, "a minute is tolerated");
-        assert_eq!(watch.observe(moment(100_000, 99_940)), None);
+    fn believed(moment: Moment) -> Reading {
+        Reading { moment, paused_for: None, shifted_by: None }
     }
 
     #[test]
-    fn a_clock_that_was_set_is_not_trusted_for_ten_minutes() {
-        for step in [400 * 86_400, -2 * 86_400, 61, -61] {
-            let mut watch = ClockWatch::default();
-            watch.observe(moment(0, 0));
-            assert_eq!(watch.observe(moment(step + 10, 10)), Some(QUARANTINE), "{step}");
-            assert_eq!(watch.observe(moment(step + 609, 609)), Some(Duration::from_secs(1)));
-            assert_eq!(watch.observe(moment(step + 610, 610)), None);
-            assert_eq!(watch.observe(moment(step + 620, 620)), None);
+    fn clocks_that_agree_are_believed() {
+        let mut watch = ClockWatch::default();
+        for reading in [moment(0, 0), moment(10, 10), moment(80, 20), moment(100_000, 99_940)] {
+            assert_eq!(watch.observe(reading), believed(reading), "a minute is tolerated");
         }
     }
 
     #[test]
-    fn a_second_jump_begins_the_ten_minutes_again() {
+    fn a_clock_that_was_set_is_not_believed_for_ten_minutes() {
+        for step in [400 * 86_400, -2 * 86_400, 61, -61] {
+            let mut watch = ClockWatch::default();
+            watch.observe(moment(0, 0));
+            for elapsed in [10, 20, 609] {
+                let reading =
+                    watch.observe(moment(step + i64::try_from(elapsed).unwrap(), elapsed));
+                assert_eq!(reading.moment, moment(i64::try_from(elapsed).unwrap(), elapsed));
+                assert_eq!(reading.paused_for, Some(Duration::from_secs(610 - elapsed)));
+                assert_eq!(reading.shifted_by, None);
+            }
+            let reading = watch.observe(moment(step + 610, 610));
+            let shifted_by = Some(TimeDelta::seconds(step));
+            assert_eq!(reading, Reading { shifted_by, ..believed(moment(step + 610, 610)) });
+            let reading = moment(step + 620, 620);
+            assert_eq!(watch.observe(reading), believed(reading));
+        }
+    }
+
+    #[test]
+    fn a_clock_that_is_put_right_was_never_believed() {
         let mut watch = ClockWatch::default();
         watch.observe(moment(0, 0));
-        watch.observe(moment(1_000, 10));
-        assert_eq!(watch.observe(moment(0, 300)), Some(QUARANTINE));
+        assert_eq!(watch.observe(moment(1_000, 10)).moment, moment(10, 10));
+        let reading = watch.observe(moment(300, 300));
+        assert_eq!(reading.moment, moment(300, 300));
+        assert_eq!(reading.paused_for, Some(QUARANTINE), "the ten minutes begin again");
+        let shifted_by = Some(TimeDelta::zero());
+        let reading = moment(900, 900);
+        assert_eq!(watch.observe(reading), Reading { shifted_by, ..believed(reading) });
     }
 }

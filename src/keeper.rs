@@ -1,8 +1,10 @@
 //! One change at a time: [`Keeper`] carries out what the lifecycle decides, in the store and in the
 //! ring. The manager and the commands work through it alike, each under the lock.
 
+use chrono::TimeDelta;
 use tracing::{debug, info, warn};
 
+use crate::clock::Clock;
 use crate::jwk::{Jwk, KeyId};
 use crate::key::{GenerateError, SigningKey};
 use crate::lifecycle::{
@@ -37,6 +39,12 @@ pub enum ChangeError {
     #[error("list {path}")]
     Unlisted {
         /// The directory of the records.
+        path: String,
+    },
+    /// A record was not written, since what it would replace cannot be read.
+    #[error("write {path}: what is there cannot be read; mend or delete it")]
+    Unwritten {
+        /// The file of the record.
         path: String,
     },
     /// Changes followed from each other without an end; a defect of the lifecycle.
@@ -131,8 +139,15 @@ impl Keeper {
     }
 
     /// Makes the records agree with the files, and returns what is wrong with the directory then.
-    pub fn settle(&mut self, now: Time, locked: &Locked) -> Result<Vec<Problem>, ChangeError> {
+    ///
+    /// Each change has its own time: on a slow disk a key may have signed until long after the first.
+    pub fn settle(
+        &mut self,
+        clock: &impl Clock,
+        locked: &Locked,
+    ) -> Result<Vec<Problem>, ChangeError> {
         for _ in 0..MAX_CHANGES {
+            let now = clock.now().wall;
             let problems = self.look(now);
             if !self.ring.is_complete() {
                 let path = self.store.paths().keys_dir.display().to_string();
@@ -167,11 +182,22 @@ impl Keeper {
         Ok(())
     }
 
+    /// An error if the record of `kid` is not on disk as it is known here.
+    pub fn expect_written(&self, kid: KeyId) -> Result<(), ChangeError> {
+        match self.ring.record(kid).filter(|_| self.ring.is_unsaved(kid)) {
+            None => Ok(()),
+            Some(record) => {
+                let path = self.store.path_of(record).display().to_string();
+                Err(ChangeError::Unwritten { path })
+            }
+        }
+    }
+
     /// Writes the record of `kid`, unless its file is there and could not be read: what it says may
-    /// be newer, or a tombstone.
+    /// be newer, or a tombstone. A tombstone is the last word whatever the file says.
     fn save(&mut self, kid: KeyId, locked: &Locked) -> Result<(), ChangeError> {
         if let Some(record) = self.ring.record(kid)
-            && !self.store.has_refused_file_of(record)
+            && (record.is_revoked() || !self.store.has_refused_file_of(record))
         {
             self.store.save(record, locked)?;
             self.ring.saved(kid);
@@ -185,6 +211,21 @@ impl Keeper {
         let is_first = self.ring.records().all(|known| known.kid() == record.kid());
         report_change(before, &record, is_first, &self.policy, now);
         self.ring.remember(record);
+    }
+
+    /// After the clock was set by so much, moves every time that was written down to where the clock
+    /// has it now, so that no duration becomes shorter; retired keys stay for as long as if they were
+    /// retired now.
+    pub fn follow_clock(&mut self, by: TimeDelta, now: Time) {
+        warn!(seconds = by.num_seconds(), "the clock was set, and the times of the keys follow");
+        let keep_until = now + self.policy.retain_for();
+        let live = self.ring.records().filter(|record| !record.is_revoked());
+        let shifted = live.map(|record| (record, record.shifted(by, keep_until)));
+        let changed: Vec<_> =
+            shifted.filter(|(before, after)| *before != after).map(|(_, after)| after).collect();
+        for record in changed {
+            self.ring.remember(record);
+        }
     }
 
     /// The word for where `kid` is in its life; a key without a record is a dropped one, or one that

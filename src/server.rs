@@ -18,7 +18,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::health::Health;
 use crate::http::{self, Limits};
-use crate::manager::{Manager, SWEEP, StartError};
+use crate::manager::{Manager, SWEEP, StartError, Unread};
 use crate::snapshot::{Reader, Snapshot};
 use crate::store::{LockError, Problem, Store};
 use crate::watch::Watcher;
@@ -29,8 +29,8 @@ const QUIET: Duration = Duration::from_millis(100);
 /// renamed is two events: clients sign with it after the second, so that is not to wait for quiet.
 const GAP: Duration = Duration::from_millis(10);
 const LONGEST_GAP: Duration = Duration::from_millis(500);
-/// How long a second server waits for the first to make a key.
-const FIRST_KEY: Duration = Duration::from_secs(5);
+/// How long a start waits for another server to make the first key, and for a record to be readable.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Why the process had to end.
 #[derive(Debug, thiserror::Error)]
@@ -134,20 +134,22 @@ pub async fn run(
 /// What a start yields: the manager, and the readers of what it publishes.
 type Started = (Manager, Reader<Snapshot>, Reader<Health>);
 
-/// Starts the manager. A second server on an empty directory waits for the first to make a key.
+/// Starts the manager. A second server on an empty directory waits for the first to make a key, and
+/// a server whose disk does not yield a record waits before it serves a set without that key.
 async fn start(config: Config, clock: Arc<impl Clock>) -> Result<Started, ServeError> {
-    let deadline = Instant::now() + FIRST_KEY;
+    let deadline = Instant::now() + PATIENCE;
     loop {
         let store = Store::new(config.paths.clone(), config.key_format);
         let clock = Arc::clone(&clock);
-        let work =
-            tokio::task::spawn_blocking(move || Manager::start(store, config.policy, &*clock));
+        let waits = Instant::now() < deadline;
+        let unread = if waits { Unread::Refuse } else { Unread::Ignore };
+        let work = tokio::task::spawn_blocking(move || {
+            Manager::start(store, config.policy, &*clock, unread)
+        });
         match work.await.map_err(|_| ServeError::ManagerDied)? {
-            Err(StartError::NoKey { source: LockError::Held { .. }, .. })
-                if Instant::now() < deadline =>
-            {
-                sleep(QUIET).await;
-            }
+            Err(
+                StartError::NoKey { source: LockError::Held { .. }, .. } | StartError::Unread(_),
+            ) if waits => sleep(QUIET).await,
             started => return Ok(started?),
         }
     }

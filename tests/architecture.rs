@@ -19,7 +19,7 @@ const MAP: &[(&str, &[&str])] = &[
     ("http", &["health", "snapshot"]),
     ("store", &["jwk", "key", "lifecycle"]),
     ("config", &["key", "lifecycle", "store"]),
-    ("keeper", &["jwk", "key", "lifecycle", "store"]),
+    ("keeper", &["clock", "jwk", "key", "lifecycle", "store"]),
     ("manager", &["clock", "error", "health", "jwk", "keeper", "lifecycle", "snapshot", "store"]),
     (
         "command",

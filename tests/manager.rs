@@ -9,11 +9,17 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
+use jwks_server::clock::{Clock, Moment};
+use jwks_server::command::revoke;
+use jwks_server::config::Config;
 use jwks_server::jwk::KeyId;
 use jwks_server::key::{KeyFormat, SigningKey, parse_pem};
+use jwks_server::lifecycle::Time;
+use jwks_server::manager::{Manager, Unread};
 use jwks_server::store::Store;
-use support::{Process, beginning as now, paths, policy};
+use support::{Process, beginning as now, paths, policy, record_of, records};
 
+const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3_600);
 const DAY: Duration = Duration::from_secs(24 * 3_600);
 
@@ -27,6 +33,15 @@ fn new_key() -> SigningKey {
 
 fn write_key(file: &Path, key: &SigningKey) {
     std::fs::write(file, key.to_pem(KeyFormat::Sec1)).unwrap();
+}
+
+/// A clock that stands.
+struct Standing(Time);
+
+impl Clock for Standing {
+    fn now(&self) -> Moment {
+        Moment { wall: self.0, elapsed: Duration::ZERO }
+    }
 }
 
 #[test]
@@ -251,8 +266,83 @@ fn a_clock_that_is_set_removes_and_rotates_nothing_at_first() {
         assert_eq!(process.degraded(), BTreeSet::from(["clock_set"]));
         process.wait(Duration::from_secs(400));
         assert_eq!(process.degraded(), BTreeSet::new());
-        // Forwards, one overdue rotation follows once the clocks agree; backwards, none.
-        let rotated = process.kids()[0] != kids[0];
-        assert_eq!(rotated, days > 0);
+        // No time has passed that this process has not seen, so nothing is due.
+        assert_eq!(process.kids(), kids, "{days} days");
+        process.wait(26 * HOUR);
+        assert_eq!(process.kids().len(), 2, "the retired key goes as if it were retired now");
+        process.wait(29 * DAY);
+        assert_ne!(process.kids()[0], kids[0], "and the next rotation comes when it would have");
     }
+}
+
+#[test]
+fn a_key_counts_as_published_only_once_its_set_is_served() {
+    let dir = tempfile::tempdir().unwrap();
+    let is_published = || records(dir.path())[0].1.contains("Published-At");
+    let store = || Store::new(paths(dir.path()), KeyFormat::Sec1);
+    let clock = Standing(now());
+    let started = Manager::start(store(), policy(None), &clock, Unread::Refuse).unwrap();
+    assert!(!is_published(), "nobody can have fetched it");
+    let (mut manager, _snapshot, _health) = started;
+    manager.reconcile(&clock, None);
+    assert!(is_published());
+}
+
+#[test]
+fn a_start_can_be_told_to_wait_for_a_record_that_cannot_be_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let process = Process::start(dir.path(), policy(Some(30 * DAY)), now());
+    let kids = process.kids();
+    drop(process);
+    let (file, _) = record_of(dir.path(), &kids[1]).unwrap();
+    let away = file.with_extension("away");
+    std::fs::rename(&file, &away).unwrap();
+    std::fs::create_dir(&file).unwrap();
+    let start = |unread| {
+        let store = Store::new(paths(dir.path()), KeyFormat::Sec1);
+        Manager::start(store, policy(None), &Standing(now()), unread).map(drop)
+    };
+    let refused = start(Unread::Refuse).unwrap_err();
+    assert_eq!(refused.to_string(), format!("{}: a directory, not a regular file", file.display()));
+    start(Unread::Ignore).unwrap();
+    std::fs::remove_dir(&file).unwrap();
+    std::fs::rename(&away, &file).unwrap();
+    start(Unread::Refuse).unwrap();
+}
+
+#[test]
+fn a_revocation_takes_the_place_of_a_record_that_cannot_be_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let process = Process::start(dir.path(), policy(None), now());
+    let current = process.kids()[0].clone();
+    let (record, _) = record_of(dir.path(), &current).unwrap();
+    std::fs::write(&record, "unreadable").unwrap();
+    let config = Config {
+        port: 0,
+        bind: None,
+        max_connections: 1,
+        paths: paths(dir.path()),
+        key_format: KeyFormat::Sec1,
+        policy: policy(None),
+    };
+    let told = revoke(&config, &Standing(now()), current.parse().unwrap(), "test").unwrap();
+    assert!(told.starts_with(&format!("revoked  {current}")), "{told}");
+    assert!(std::fs::read_to_string(&record).unwrap().contains("Revoked-At"));
+    let restarted = Process::start(dir.path(), policy(None), now());
+    assert!(!restarted.kids().contains(&current));
+}
+
+#[test]
+fn without_a_current_key_the_manager_does_not_look_all_the_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut process = Process::start(dir.path(), policy(None), now());
+    let current = process.kids()[0].parse().unwrap();
+    let mut store = Store::new(paths(dir.path()), KeyFormat::Sec1);
+    let (seen, _) = store.look(now());
+    std::fs::write(dir.path().join("private_key.pem"), "no key").unwrap();
+    let tombstone = seen.records[&current].revoked(now(), "test");
+    store.save(&tombstone, &store.lock().unwrap()).unwrap();
+    assert!(process.look() < Duration::from_secs(1), "somebody may be about to put one there");
+    process.wait(MINUTE);
+    assert!(process.look() >= Duration::from_secs(1));
 }

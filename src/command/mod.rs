@@ -112,7 +112,7 @@ fn settle(keeper: &mut Keeper, clock: &impl Clock) -> Result<(Locked, Time), Com
     let locked = keeper.store.lock()?;
     // Read after the wait for the lock: what another command just did lies in the past.
     let now = clock.now().wall;
-    keeper.store.sweep_temporary_files(&locked).map_err(ChangeError::from)?;
-    keeper.settle(now, &locked)?;
+    keeper.store.finish(&locked).map_err(ChangeError::from)?;
+    keeper.settle(clock, &locked)?;
     Ok((locked, now))
 }

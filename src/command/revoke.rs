@@ -45,8 +45,10 @@ pub fn revoke_on(
     let was_current = keeper.ring.current().is_some_and(|current| current.kid() == kid);
     keeper.perform(Action::Write(record.revoked(now, reason)), now, &locked)?;
     // From here on the key is revoked, whatever happens: what follows is what a server does too.
-    replace(&mut keeper, now, &locked)
+    replace(&mut keeper, clock, &locked)
         .map_err(|source| CommandError::NotReplaced { kid, source })?;
+
+    keeper.expect_written(kid)?;
 
     let mut told = format!("revoked  {kid}: out of the set, never to return\n");
     if was_current {
@@ -72,11 +74,11 @@ pub fn revoke_on(
 }
 
 /// Puts a new key in the place of a revoked one.
-fn replace(keeper: &mut Keeper, now: Time, locked: &Locked) -> Result<(), ChangeError> {
-    keeper.settle(now, locked)?;
+fn replace(keeper: &mut Keeper, clock: &impl Clock, locked: &Locked) -> Result<(), ChangeError> {
+    keeper.settle(clock, locked)?;
     if keeper.ring.current().is_none() && *keeper.ring.private_key() == Slot::Missing {
-        keeper.perform(Action::Generate, now, locked)?;
-        keeper.settle(now, locked)?;
+        keeper.perform(Action::Generate, clock.now().wall, locked)?;
+        keeper.settle(clock, locked)?;
     }
     Ok(())
 }

@@ -11,7 +11,7 @@ use crate::config::Config;
 use crate::jwk::{Jwk, KeyId};
 use crate::keeper::Keeper;
 use crate::lifecycle::{Action, Record, Slot, State, Time, human, ready_at, rfc3339};
-use crate::store::{Locked, Native, Os};
+use crate::store::{Native, Os};
 
 /// How long `rotate --now` waits for a running server to publish the key: one that has no file
 /// events looks every 10 s.
@@ -48,17 +48,13 @@ pub fn rotate_on(
         return Ok(told);
     }
 
-    if *keeper.ring.next_key() == Slot::Refused {
-        // Nothing is staged: a record without its key would be published to no purpose.
-        return Err(CommandError::RefusedNext {
-            path: keeper.store.paths().next_key().display().to_string(),
-        });
-    }
+    // Nothing is staged: a record without its key would be published to no purpose.
+    expect_readable_next(&keeper)?;
     let next = match keeper.ring.next_key().key().filter(|next| *next != current) {
         Some(next) => next,
         None => {
             let next = keeper.stage(!in_haste, now, &locked)?;
-            keeper.settle(now, &locked)?;
+            keeper.settle(clock, &locked)?;
             next
         }
     };
@@ -70,6 +66,7 @@ pub fn rotate_on(
         }
         _ => (locked, now),
     };
+    expect_readable_next(&keeper)?;
     if keeper.ring.next_key().key() != Some(next) {
         return Ok("nothing done: another rotation came first\n".into());
     }
@@ -78,7 +75,10 @@ pub fn rotate_on(
     let ready = ready.map(|published_at| ready_at(published_at, &keeper.policy));
     if in_haste || ready.is_some_and(|ready_at| ready_at <= now) {
         let announced = ready.is_some_and(|ready_at| ready_at <= now);
-        promote(&mut keeper, next.kid(), now, &locked)?;
+        keeper.perform(Action::Promote(next.kid()), now, &locked)?;
+        keeper.settle(clock, &locked)?;
+        keeper.expect_written(next.kid())?;
+        keeper.expect_written(current.kid())?;
         return Ok(promoted(&keeper, current.kid(), next.kid(), announced, server.is_some()));
     }
     if let Some(record) = record
@@ -87,7 +87,17 @@ pub fn rotate_on(
         let state = Record::staged(next, now, true).state;
         keeper.perform(Action::Write(record.with(state)), now, &locked)?;
     }
+    keeper.expect_written(next.kid())?;
     Ok(waiting(&keeper, current.kid(), next.kid(), ready, server.is_some()))
+}
+
+fn expect_readable_next(keeper: &Keeper) -> Result<(), CommandError> {
+    match keeper.ring.next_key() {
+        Slot::Refused => Err(CommandError::RefusedNext {
+            path: keeper.store.paths().next_key().display().to_string(),
+        }),
+        Slot::Holds(_) | Slot::Missing => Ok(()),
+    }
 }
 
 /// Waits, [`PATIENCE`] at most, until the running server publishes the next key. A client that signs before
@@ -128,17 +138,6 @@ fn rotated_just_now(keeper: &Keeper, current: Jwk, now: Time) -> Option<String> 
         replaced.kid(),
         human(&keeper.policy.cache_max_age())
     ))
-}
-
-fn promote(
-    keeper: &mut Keeper,
-    next: KeyId,
-    now: Time,
-    locked: &Locked,
-) -> Result<(), CommandError> {
-    keeper.perform(Action::Promote(next), now, locked)?;
-    keeper.settle(now, locked)?;
-    Ok(())
 }
 
 fn promoted(

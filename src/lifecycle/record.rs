@@ -1,5 +1,7 @@
 //! What is remembered of one published key: [`Record`] and its [`State`].
 
+use chrono::TimeDelta;
+
 use super::{Policy, Time};
 use crate::jwk::{Jwk, KeyId};
 
@@ -92,6 +94,29 @@ impl Record {
         self.with(State::Revoked { revoked_at: whole_second(now), reason: reason.to_owned() })
     }
 
+    /// The same key where the clock that its times were read from is off by so much. What a file's
+    /// name says, and when a key was revoked, stays. No key is removed before `keep_until`: a command
+    /// may have written another time meanwhile, by whatever clock.
+    #[must_use]
+    pub fn shifted(&self, by: TimeDelta, keep_until: Time) -> Self {
+        let shift = |time: Time| time.checked_add_signed(by).map_or(time, whole_second);
+        let state = match &self.state {
+            State::Next { promotion_requested_at: at } => {
+                State::Next { promotion_requested_at: at.map(shift) }
+            }
+            State::Current { activated_at } => {
+                State::Current { activated_at: shift(*activated_at) }
+            }
+            State::Retired { activated_at, retired_at, remove_at } => State::Retired {
+                activated_at: activated_at.map(shift),
+                retired_at: shift(*retired_at),
+                remove_at: shift(*remove_at).max(whole_second(keep_until)),
+            },
+            revoked @ State::Revoked { .. } => revoked.clone(),
+        };
+        Self { published_at: self.published_at.map(shift), ..self.with(state) }
+    }
+
     /// Whether the key must not verify.
     pub fn is_revoked(&self) -> bool {
         matches!(self.state, State::Revoked { .. })
@@ -166,8 +191,6 @@ pub fn whole_second(time: Time) -> Time {
 
 #[cfg(test)]
 mod tests {
-    use chrono::TimeDelta;
-
     use super::*;
 
     #[test]
@@ -183,5 +206,23 @@ mod tests {
         assert_eq!(leap_second, read("2017-01-01T00:00:00Z"));
         assert_eq!(whole_second(read("3000-01-01T00:00:00.1Z")), read("3000-01-01T00:00:01Z"));
         assert_eq!(whole_second(Time::MAX_UTC), Time::MAX_UTC);
+    }
+
+    #[test]
+    fn a_clock_that_was_set_shortens_nothing() {
+        let at = |secs| chrono::DateTime::from_timestamp(1_795_000_000 + secs, 0).unwrap();
+        let key = Jwk::from_coordinates([1; 32], [1; 32]);
+        let state =
+            State::Retired { activated_at: Some(at(100)), retired_at: at(200), remove_at: at(300) };
+        let record = Record::new(key, at(0), state).published(at(50));
+        for (by, keep_until, remove_at) in [(1_000, 0, 1_300), (-100, 0, 200), (-100, 250, 250)] {
+            let shifted = record.shifted(TimeDelta::seconds(by), at(keep_until));
+            assert_eq!(shifted.created_at, at(0), "the name of its file stays");
+            assert_eq!(shifted.published_at, Some(at(50 + by)));
+            assert_eq!(shifted.retired_at(), Some(at(200 + by)));
+            assert_eq!(shifted.remove_at(), Some(at(remove_at)));
+        }
+        let tombstone = record.revoked(at(250), "");
+        assert_eq!(tombstone.shifted(TimeDelta::days(1), at(0)).state, tombstone.state);
     }
 }

@@ -70,6 +70,9 @@ pub struct KeyRing {
     /// apart that were activated within one second.
     last_held: Option<Jwk>,
     next_key: Slot,
+    /// What `next_key.pem` held when it could be read last, until it is deleted. Its record, too, may
+    /// be one that cannot be read.
+    last_next: Option<Jwk>,
     records: BTreeMap<KeyId, Record>,
     /// The kids of records that the directory does not have in this form, because a write failed or
     /// somebody deleted the file, each with what the directory had then. They are served all the
@@ -93,6 +96,9 @@ impl KeyRing {
         self.private_key = seen.private_key;
         self.last_held = self.private_key.key().or(self.last_held);
         self.next_key = seen.next_key;
+        if self.next_key != Slot::Refused {
+            self.last_next = self.next_key.key();
+        }
         self.listing = seen.listing;
         if seen.listing == Listing::Complete {
             let there =
@@ -209,6 +215,16 @@ impl KeyRing {
         unread && self.record(kid).is_none()
     }
 
+    /// The kids of records that are there and could not be read.
+    pub fn unread_records(&self) -> impl Iterator<Item = KeyId> {
+        self.unread_records.iter().copied()
+    }
+
+    /// Whether the record of `kid` is there and could not be read.
+    pub fn is_unread(&self, kid: KeyId) -> bool {
+        self.unread_records.contains(&kid)
+    }
+
     /// Whether one of the two files holds a key of which nothing is recorded yet.
     pub fn has_unrecorded(&self) -> bool {
         let held = [self.private_key.key(), self.next_key.key()];
@@ -273,7 +289,7 @@ impl KeyRing {
             .chain(retired.into_iter().map(|(_, key)| key))
             .chain(self.dropped.values().copied())
             .chain(next.map(|record| record.key))
-            .chain(self.next_key.key());
+            .chain(self.last_next);
         let mut seen = BTreeSet::new();
         in_order.filter(|key| !self.is_revoked(key.kid()) && seen.insert(key.kid())).collect()
     }

@@ -170,11 +170,13 @@ fn publication(ring: &KeyRing, now: Time, serving: &Serving<'_>) -> Option<Actio
         .map(|record| Action::Write(record.published(now)))
 }
 
-/// The first retired key whose time is up.
+/// The first retired key whose time is up. One whose record cannot be read may have another by now,
+/// and what cannot be found cannot be removed.
 fn removal(ring: &KeyRing, policy: &Policy, now: Time, serving: &Serving<'_>) -> Option<Agenda> {
     let current = ring.current()?;
     let (remove_at, retired) = ring
         .records()
+        .filter(|record| !ring.is_unread(record.kid()))
         .filter_map(|record| Some((record.remove_at()?, record)))
         .min_by_key(|(remove_at, record)| (*remove_at, record.kid()))?;
     // Caches must have had the time to learn the key that signs now, from this very process.

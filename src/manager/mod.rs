@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use tracing::{info, warn};
 
-use crate::clock::{Clock, ClockWatch, Moment};
+use crate::clock::{Clock, ClockWatch, Moment, Reading};
 use crate::error::chain;
 use crate::health::{Degradation, Health};
 use crate::jwk::{Jwk, JwkSet, KeyId};
@@ -23,7 +23,7 @@ use crate::store::{Locked, Problem};
 use role::Role;
 
 pub use role::ServerNote;
-pub use start::StartError;
+pub use start::{StartError, Unread};
 
 /// Whoever runs the manager lets it look at least this often, whether or not there were file events;
 /// it is also how soon the manager tries again what failed.
@@ -45,8 +45,11 @@ pub struct Manager {
     /// When, by the monotonic clock, to try for a better role, or after a failure to write.
     retry_at: Duration,
     clocks: ClockWatch,
-    /// What stood in the way of the last change, until it has been tried again.
+    /// What stood in the way of the last change, until what it left has been finished.
     failure: Option<Problem>,
+    /// Whether there may be changes that all can see and that are not durable: those of a failed step,
+    /// or of a process that kept the directory before and was killed.
+    is_unfinished: bool,
     /// Since when, by the monotonic clock, another process has been found to hold the lock.
     busy_since: Option<Duration>,
     /// Since when, by the monotonic clock, no current key is known.
@@ -97,7 +100,10 @@ impl Manager {
             let found = self.keeper.look(clock.now().wall);
             // Each time round has its own time: a slow disk must not make a key seem published
             // before it was.
-            let moment = clock.now();
+            let Reading { moment, paused_for, shifted_by } = self.clocks.observe(clock.now());
+            if let Some(by) = shifted_by {
+                self.keeper.follow_clock(by, moment.wall);
+            }
             if !self.keeper.ring.is_complete() {
                 // What could not be listed may be a tombstone.
                 changes = Changes::None;
@@ -108,13 +114,12 @@ impl Manager {
             if !(may_write && self.keeper.ring.has_unrecorded()) {
                 self.publish(moment, problems);
             }
-            let paused_for = self.clocks.observe(moment);
             let step = self.step(moment, paused_for);
             let done = match &changes {
                 _ if self.at_rest(&step) => Ok(Some(wake_after(&step, moment.wall))),
                 Changes::NotAsked => {
                     // What is changed is what was read under the lock: look again first.
-                    self.keeper.store.try_lock().map_err(ChangeError::from).map(|locked| {
+                    self.try_lock().map(|locked| {
                         changes = locked.map_or(Changes::Busy, Changes::Locked);
                         None
                     })
@@ -126,15 +131,12 @@ impl Manager {
                 Ok(None) => continue,
                 Ok(Some(wake_after)) => wake_after,
                 Err(error) => {
-                    self.failure = Some(failed(&error));
+                    (self.failure, self.is_unfinished) = (Some(failed(&error)), true);
                     self.retry_at = moment.elapsed + SWEEP;
                     changes = Changes::None;
                     continue;
                 }
             };
-            if moment.elapsed >= self.retry_at {
-                self.failure = None;
-            }
             problems.extend(self.failure.clone());
             problems.extend(found);
             if paused_for.is_some() {
@@ -174,20 +176,43 @@ impl Manager {
         if keyless && (!awaits_another || moment.elapsed >= keyless_since + REPLACEMENT) {
             self.publish_without_current(moment, problems);
         }
-        if is_busy || keyless { SOON } else { Duration::MAX }
+        let may_pass = is_busy && moment.elapsed < busy_since + SWEEP
+            || keyless && moment.elapsed < keyless_since + REPLACEMENT;
+        match may_pass {
+            true => SOON,
+            // The end of what lasts as long may wait for a second more.
+            false if is_busy => REPLACEMENT,
+            false => Duration::MAX,
+        }
     }
 
     /// When to try again for a better role, or what failed.
     fn retry_after(&self, moment: Moment) -> Duration {
         match self.role {
             Role::Keeper(_) if self.failure.is_none() => Duration::MAX,
-            _ => self.retry_at.saturating_sub(moment.elapsed),
+            // What could not even be tried is tried at the next look.
+            _ => match self.retry_at.saturating_sub(moment.elapsed) {
+                Duration::ZERO => SWEEP,
+                left => left,
+            },
         }
     }
 
     /// Whether there is nothing to do now.
     fn at_rest(&self, step: &Step) -> bool {
-        !matches!(step, Step::Act(_)) && self.keeper.ring.unsaved().next().is_none()
+        !matches!(step, Step::Act(_))
+            && self.keeper.ring.unsaved().next().is_none()
+            && !self.is_unfinished
+    }
+
+    /// Takes the lock if it is free, and finishes first what is unfinished.
+    fn try_lock(&mut self) -> Result<Option<Locked>, ChangeError> {
+        let locked = self.keeper.store.try_lock()?;
+        if let Some(locked) = locked.as_ref().filter(|_| self.is_unfinished) {
+            self.keeper.store.finish(locked)?;
+            (self.failure, self.is_unfinished) = (None, false);
+        }
+        Ok(locked)
     }
 
     /// What is due, as the lifecycle sees it.
@@ -247,7 +272,8 @@ impl Manager {
                 self.keeper.remember(record, moment.wall);
                 None
             }
-            Step::Act(Action::Remove(kid)) if ring.is_gone(kid) => {
+            // A file that is gone may come back with a power cut until what failed is finished.
+            Step::Act(Action::Remove(kid)) if ring.is_gone(kid) && !self.is_unfinished => {
                 self.keeper.forget(kid);
                 None
             }
@@ -337,7 +363,9 @@ impl Manager {
         }
         if !matches!(role, Role::Keeper(_)) {
             self.retry_at = moment.elapsed + SWEEP;
+            self.failure = None;
         }
+        self.is_unfinished = matches!(role, Role::Keeper(_));
         self.role = role;
     }
 

@@ -13,7 +13,7 @@ use crate::error::chain;
 use crate::health::Health;
 use crate::jwk::{JwkSet, JwkSetError};
 use crate::keeper::{ChangeError, Keeper};
-use crate::lifecycle::{Policy, Record, Slot, State, Time, opening};
+use crate::lifecycle::{Policy, Record, Slot, State, opening};
 use crate::snapshot::{Reader, RenderError, Snapshot, channel};
 use crate::store::{LockError, Problem, Store};
 
@@ -23,6 +23,9 @@ pub enum StartError {
     /// The current key is there and no good, and no record says what to serve in its place.
     #[error("{0}")]
     Refused(Problem),
+    /// A record is there and cannot be read, which may pass.
+    #[error("{0}")]
+    Unread(Problem),
     /// There is no key, and none may be made here.
     #[error("there is no key in {path} and none can be made")]
     NoKey {
@@ -46,9 +49,22 @@ pub enum StartError {
     Render(#[from] RenderError),
 }
 
+/// What a start does about a record that is there and cannot be read, for want of a descriptor or by
+/// a sick disk. What it promises, or forbids, is not known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unread {
+    /// It gives up, to be tried again.
+    Refuse,
+    /// It serves what is known.
+    Ignore,
+}
+
 impl Manager {
     /// Brings the directory into order, makes a key if there is none, and returns the manager with
     /// the readers of what it publishes.
+    ///
+    /// [`Manager::reconcile`] comes next, once the set is served: it writes down when a key was first
+    /// published, and a key is published when verifiers can fetch it.
     ///
     /// # Errors
     ///
@@ -57,6 +73,7 @@ impl Manager {
         store: Store,
         policy: Policy,
         clock: &impl Clock,
+        unread: Unread,
     ) -> Result<(Self, Reader<Snapshot>, Reader<Health>), StartError> {
         let now = clock.now().wall;
         let role = match Role::take(&store, &policy, now) {
@@ -73,8 +90,20 @@ impl Manager {
         if !keeper.ring.is_complete() {
             return Err(first_refusal(problems));
         }
+        if unread == Unread::Refuse
+            && let Some(kid) = keeper.ring.unread_records().next()
+        {
+            let file_end = format!("-{kid}.pem");
+            let is_its = |problem: &Problem| {
+                let file = problem.file.as_ref().and_then(|file| file.to_str());
+                file.is_some_and(|file| file.ends_with(&file_end))
+            };
+            if let Some(problem) = problems.iter().find(|problem| is_its(problem)) {
+                return Err(StartError::Unread(problem.clone()));
+            }
+        }
         let trouble = match role {
-            Role::Keeper(_) => prepare(&mut keeper, now).err(),
+            Role::Keeper(_) => prepare(&mut keeper, clock).err(),
             Role::Follower(_) | Role::ReadOnly(_) => None,
         };
         // A start may not guess in place of a current key that is there and no good.
@@ -83,7 +112,7 @@ impl Manager {
             return Err(first_refusal(problems));
         }
         if trouble.is_some() || matches!(role, Role::ReadOnly(_)) {
-            keeper.settle_in_memory(now);
+            keeper.settle_in_memory(clock.now().wall);
         }
         // A staged key alone is the beginning of somebody's work, or a first key that could not be
         // written: nobody signs with it.
@@ -106,12 +135,13 @@ impl Manager {
         let snapshot = Snapshot::render(&JwkSet::new(keys)?, policy.cache_max_age())?;
         let (publisher, snapshot) = channel(snapshot);
         let (health, health_reader) = channel(Health::default());
-        let mut manager = Self {
+        let manager = Self {
             keeper,
             role,
             retry_at: Duration::ZERO,
             clocks: ClockWatch::default(),
-            failure: None,
+            is_unfinished: trouble.is_some(),
+            failure: trouble.as_ref().map(|trouble| super::failed(trouble)),
             busy_since: None,
             keyless_since: None,
             publisher,
@@ -120,22 +150,22 @@ impl Manager {
             served_since: BTreeMap::new(),
             reported: BTreeSet::new(),
         };
-        manager.reconcile(clock, None);
         Ok((manager, snapshot, health_reader))
     }
 }
 
 /// Brings the directory into order before anything is served: what a killed process left is swept,
 /// a key is made if there is none, and the records are made to agree with the files.
-fn prepare(keeper: &mut Keeper, now: Time) -> Result<(), StartError> {
+fn prepare(keeper: &mut Keeper, clock: &impl Clock) -> Result<(), StartError> {
+    let now = clock.now().wall;
     let locked = keeper.store.lock()?;
-    keeper.store.sweep_temporary_files(&locked).map_err(ChangeError::from)?;
+    keeper.store.finish(&locked).map_err(ChangeError::from)?;
     keeper.look(now);
     if let Some(action) = opening(&keeper.ring) {
         keeper.perform(action, now, &locked)?;
     }
     if *keeper.ring.private_key() != Slot::Refused || keeper.ring.records().next().is_some() {
-        keeper.settle(now, &locked)?;
+        keeper.settle(clock, &locked)?;
     }
     Ok(())
 }

@@ -87,19 +87,23 @@ pub(super) fn make_dir(os: &dyn Os, dir: &Path) -> io::Result<()> {
     }
 }
 
-/// Deletes the temporary files whose target `is_ours` knows.
-pub(super) fn sweep(
+/// Finishes what a killed process has left in `dir`: deletes the temporary files whose target
+/// `is_ours` knows, and makes durable what it changed last. What it did not sync is seen by all, and
+/// a power cut would undo it after others have acted on it.
+pub(super) fn finish(
     os: &dyn Os,
     dir: &Path,
     is_ours: impl Fn(&OsStr) -> bool,
 ) -> Result<(), WriteError> {
-    let fail = |source| WriteError { operation: "list", path: dir.to_owned(), source };
-    for name in os.open_dir(dir).and_then(|dir| dir.names()).map_err(fail)? {
+    let fail = |operation, source| WriteError { operation, path: dir.to_owned(), source };
+    let handle = os.open_dir(dir).map_err(|source| fail("list", source))?;
+    for name in handle.names().map_err(|source| fail("list", source))? {
         if target_of(&name).is_some_and(&is_ours) {
-            unlink(os, dir, &name)?;
+            handle.unlink(&name).map_err(|source| fail("delete", source))?;
         }
     }
-    Ok(())
+    // A directory that cannot be written has nothing to sync, and may not let itself be synced.
+    if os.is_writable(dir) { sync(&*handle, dir) } else { Ok(()) }
 }
 
 fn write_new(dir: &dyn Dir, name: &OsStr, bytes: &[u8], like: &Path) -> io::Result<()> {
@@ -189,7 +193,7 @@ mod tests {
         for name in foreign.iter().map(OsStr::new).chain([left.as_os_str()]) {
             std::fs::write(dir.path().join(name), "").unwrap();
         }
-        sweep(&Native, dir.path(), |target| target == "a.pem").unwrap();
+        finish(&Native, dir.path(), |target| target == "a.pem").unwrap();
         assert_eq!(names(dir.path()), foreign);
     }
 }

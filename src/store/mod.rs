@@ -166,6 +166,11 @@ impl Store {
         self.scan.record_files(kid).first()
     }
 
+    /// The file in which `record` belongs.
+    pub fn path_of(&self, record: &Record) -> PathBuf {
+        self.paths.keys_dir.join(record::file_name(record))
+    }
+
     /// Whether the file in which `record` belongs is there and could not be read.
     pub fn has_refused_file_of(&self, record: &Record) -> bool {
         self.scan.is_refused(OsStr::new(&record::file_name(record)))
@@ -259,12 +264,12 @@ impl Store {
         durable::unlink(&*self.os, self.paths.root(), OsStr::new(NEXT_KEY))
     }
 
-    /// Deletes what a killed process left of files that it was about to write; private bytes may be
-    /// in them.
-    pub fn sweep_temporary_files(&self, _: &Locked) -> Result<(), WriteError> {
+    /// Finishes what a killed process has left: deletes the files that it was about to write, in
+    /// which private bytes may be, and makes durable what it changed last.
+    pub fn finish(&self, _: &Locked) -> Result<(), WriteError> {
         let private = [self.paths.private_key_name(), OsStr::new(NEXT_KEY)];
-        durable::sweep(&*self.os, self.paths.root(), |target| private.contains(&target))?;
-        durable::sweep(&*self.os, &self.paths.keys_dir, |target| {
+        durable::finish(&*self.os, self.paths.root(), |target| private.contains(&target))?;
+        durable::finish(&*self.os, &self.paths.keys_dir, |target| {
             record::kid_of_name(target).is_some()
         })
     }

@@ -12,7 +12,7 @@ use jwks_server::config::Config;
 use jwks_server::health::Health;
 use jwks_server::key::{KeyFormat, PemKey, SigningKey, parse_pem, public_pem};
 use jwks_server::lifecycle::{Policy, PolicySettings, Time};
-use jwks_server::manager::Manager;
+use jwks_server::manager::{Manager, Unread};
 use jwks_server::snapshot::{Reader, Snapshot};
 use jwks_server::store::Store;
 
@@ -169,7 +169,11 @@ impl Case {
 
     pub fn start(&self, disk: &Disk, clock: &After) -> Result<Served, String> {
         let store = Store::on(Arc::new(disk.clone()), paths(), KeyFormat::Sec1);
-        Manager::start(store, self.policy(), clock).map_err(|error| format!("start: {error}"))
+        let (mut manager, snapshot, health) =
+            Manager::start(store, self.policy(), clock, Unread::Refuse)
+                .map_err(|error| format!("start: {error}"))?;
+        manager.reconcile(clock, None);
+        Ok((manager, snapshot, health))
     }
 
     /// Does it.

@@ -9,7 +9,7 @@ use jwks_server::clock::{Clock, Moment};
 use jwks_server::health::Health;
 use jwks_server::key::KeyFormat;
 use jwks_server::lifecycle::{Policy, PolicySettings, Time};
-use jwks_server::manager::{Manager, StartError};
+use jwks_server::manager::{Manager, StartError, Unread};
 use jwks_server::snapshot::{Reader, Snapshot};
 use jwks_server::store::{Paths, Store};
 
@@ -43,8 +43,10 @@ impl Process {
     pub(crate) fn try_start(dir: &Path, policy: Policy, wall: Time) -> Result<Self, StartError> {
         let store = Store::new(paths(dir), KeyFormat::Sec1);
         let clock = Stopped(Moment { wall, elapsed: Duration::ZERO });
-        let (manager, snapshot, health) = Manager::start(store, policy, &clock)?;
-        Ok(Self { manager, snapshot, health, wall, elapsed: Duration::ZERO })
+        let (manager, snapshot, health) = Manager::start(store, policy, &clock, Unread::Ignore)?;
+        let mut process = Self { manager, snapshot, health, wall, elapsed: Duration::ZERO };
+        process.look();
+        Ok(process)
     }
 
     pub(crate) fn start(dir: &Path, policy: Policy, wall: Time) -> Self {

@@ -190,3 +190,22 @@ fn a_removal_only_ever_moves_later() {
     ring.observe(seen([early]));
     assert_eq!(ring.record(key(1).kid()).unwrap().remove_at(), late.remove_at());
 }
+
+#[test]
+fn a_next_key_that_cannot_be_read_any_more_goes_on_being_served() {
+    let mut ring = KeyRing::default();
+    let unread = BTreeSet::from([key(4).kid()]);
+    let look = |next_key, ring: &mut KeyRing| {
+        ring.observe(Seen {
+            private_key: Slot::Holds(key(3)),
+            next_key,
+            refused_records: unread.clone(),
+            unread_records: unread.clone(),
+            ..seen([current(3)])
+        });
+        ring.served()
+    };
+    assert_eq!(look(Slot::Holds(key(4)), &mut ring), [key(3), key(4)]);
+    assert_eq!(look(Slot::Refused, &mut ring), [key(3), key(4)]);
+    assert_eq!(look(Slot::Missing, &mut ring), [key(3)], "somebody deleted it");
+}
