@@ -1,0 +1,114 @@
+//! Years of an issuer in virtual time: the real manager, store and commands on a simulated operating
+//! system, with crashes, power cuts, errors, clocks that are set, and people who do what people do;
+//! and every kind of verifier, none of which may ever reject what a promoted key has signed.
+//!
+//! Each run follows from its seed alone. A failure names the seed and tells what led there;
+//! `SIMULATION_SEED=n cargo test --test simulation years` runs that seed again. For a longer run
+//! than the thousand years of every test run: `SIMULATION_YEARS=1000000 cargo test --release --test
+//! simulation years -- --nocapture`.
+
+#![allow(clippy::unwrap_used, reason = "a failed step is a failed test")]
+#![allow(unreachable_pub, reason = "the modules of a test have no other users")]
+
+mod chance;
+mod disk;
+mod judge;
+mod people;
+mod scenario;
+mod verifiers;
+mod world;
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+use scenario::{Breakage, Scenario};
+use verifiers::YEAR;
+use world::{Tally, World};
+
+const WORKERS: usize = 2;
+
+fn from_environment(name: &str) -> Option<u64> {
+    std::env::var(name).ok().map(|value| value.parse().unwrap())
+}
+
+/// Runs scenarios from `first` on until that many years have passed in all.
+fn simulate(first: u64, years: i64) -> (u64, Tally) {
+    let next = AtomicU64::new(first);
+    let total = Mutex::new(Tally::default());
+    let failed = Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for _ in 0..WORKERS {
+            scope.spawn(|| {
+                while total.lock().time < years * YEAR && failed.lock().is_empty() {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    match World::run(&Scenario::of(seed), false) {
+                        Ok(tally) => *total.lock() += &tally,
+                        Err(_) => failed.lock().push(seed),
+                    }
+                }
+            });
+        }
+    });
+    if let Some(seed) = failed.lock().first() {
+        // Once more, and told.
+        panic!("{}", World::run(&Scenario::of(*seed), true).unwrap_err());
+    }
+    (next.into_inner() - first, total.into_inner())
+}
+
+#[test]
+fn years_pass_and_no_verifier_rejects_a_valid_signature() {
+    if let Some(seed) = from_environment("SIMULATION_SEED") {
+        println!("{:?}", Scenario::of(seed));
+        println!("{:?}", World::run(&Scenario::of(seed), true).map_err(|told| panic!("{told}")));
+        return;
+    }
+    let years = from_environment("SIMULATION_YEARS").unwrap_or(1_000);
+    let first = from_environment("SIMULATION_FROM").unwrap_or(1);
+    let (seeds, tally) = simulate(first, i64::try_from(years).unwrap());
+    println!("{} years, {seeds} seeds: {tally:?}", tally.time / YEAR);
+    // Nothing was shown if nothing happened.
+    for (what, count) in [
+        ("starts", tally.starts),
+        ("kills", tally.kills),
+        ("power cuts", tally.power_cuts),
+        ("errors", tally.errors),
+        ("deeds", tally.deeds),
+        ("settings of the clock", tally.clock_steps),
+        ("promotions", tally.promotions),
+        ("removals", tally.removals),
+        ("verifications", tally.verifications),
+    ] {
+        assert!(count >= 100, "{what}: {count}");
+    }
+}
+
+/// A broken service, and the violation that it must lead to; no other is listened to.
+const CONTROLS: [(Breakage, &str); 14] = [
+    (Breakage::ShortLead, "3: "),
+    (Breakage::ShortLead, "rejects"),
+    (Breakage::ShortRetention, "4: "),
+    (Breakage::ShortRetention, "rejects"),
+    (Breakage::ShortPeriod, "is promoted"),
+    (Breakage::LongPeriod, "is late"),
+    (Breakage::NoFileSync, "7: "),
+    (Breakage::NoFileSync, "no durable record"),
+    (Breakage::NoKeysSync, "4: "),
+    (Breakage::NoKeysSync, "5: "),
+    (Breakage::UnlinksFirst, "7: "),
+    (Breakage::NoLock, "5: "),
+    (Breakage::OverlooksDropped, "6: "),
+    (Breakage::NoTombstone, "5: "),
+];
+
+#[test]
+fn each_breakage_is_found() {
+    for (breakage, only) in CONTROLS {
+        let found = (1..400).find_map(|seed| {
+            let scenario = Scenario { breakage, only, ..Scenario::of(seed) };
+            World::run(&scenario, false).err()
+        });
+        println!("{breakage:?}, {only:?}: {}", found.as_deref().unwrap_or("nothing found"));
+        assert!(found.is_some(), "{breakage:?}, {only:?}");
+    }
+}
