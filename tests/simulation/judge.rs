@@ -243,7 +243,7 @@ impl Judge {
             if is_owed && !(key.is_revoked || key.may_be_revoked || key.is_excused) {
                 lost = Some(format!("4: {kid} left the set: {key:?}"));
             }
-            if key.held_since.is_some() && !key.is_revoked {
+            if key.held_since.is_some() && !key.is_revoked && holds != Held::Key(*kid) {
                 self.removals += 1;
                 // One whose record a failing disk did not yield, or did not remove, may be back.
                 key.is_gone = disk.record(*kid).is_none() && !disk.has_durable_record(*kid);
