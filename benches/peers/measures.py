@@ -18,9 +18,11 @@ from servers import PATH, Failure, Server
 
 # Those that need several times as long for a request get fewer of them.
 SLOW = ("caddy", "go", "express")
-# jwks-server takes 4,096 at once.
-IDLE_CONNECTIONS = 4000
+IDLE_CONNECTIONS = 10_000
 RATE = 5000
+# Of the first plot: requests a second. Of the second: keys in the set.
+LOADS = (1000, 2000, 5000, 10_000, 20_000, 40_000)
+COUNTS = (1, 3, 10, 30, 100, 300, 1000)
 SETTLE = 0.4
 
 
@@ -103,6 +105,24 @@ class Bench:
                     for name in ("p50", "p99", "p99.9"):
                         value = seen[name.replace(".", "_") + "_us"]
                         yield f"{name} at {RATE:,}/s", server.name, value
+
+    def loads(self):
+        """The same at one rate after another, for those that can answer as often."""
+        with self.all_started(3, without=SLOW) as servers:
+            for _ in range(self.rounds):
+                for rate in LOADS:
+                    for server in servers:
+                        seen = self.load(server, "--rate", str(rate), "--requests", str(rate // 2))
+                        yield f"p50 at {rate:,}/s", server.name, seen["p50_us"]
+                        yield f"p99 at {rate:,}/s", server.name, seen["p99_us"]
+
+    def counts(self):
+        """CPU per GET of sets of one size after another."""
+        for count in COUNTS:
+            row = f"GET of {count:,} keys"
+            for kind, name, value in self.under_load(row, "keep-alive", count, without=SLOW):
+                if kind.startswith("CPU"):
+                    yield kind, name, value
 
     def memory(self):
         """Of a server that has answered once, and what each idle connection adds to it."""
@@ -213,6 +233,8 @@ MEASURES = {
     "100-keys": Bench.large,
     "system-calls": Bench.system_calls,
     "latency": Bench.latency,
+    "loads": Bench.loads,
+    "key-counts": Bench.counts,
     "memory": Bench.memory,
     "start": Bench.startup,
     "renamed": Bench.renamed,
@@ -231,9 +253,9 @@ ROWS = {
     "CPU per GET of 100 keys": ("µs", "nginx", "≤ 0.90"),
     "requests/s, GET of 100 keys": ("/s", "nginx", ""),
     "system calls per GET": ("", None, "≤ 2.1"),
-    f"p50 at {RATE:,}/s": ("µs", None, ""),
-    f"p99 at {RATE:,}/s": ("µs", None, ""),
     f"p99.9 at {RATE:,}/s": ("µs", None, ""),
+    **{f"{name} at {rate:,}/s": ("µs", None, "") for rate in LOADS for name in ("p50", "p99")},
+    **{f"CPU per GET of {count:,} keys": ("µs", None, "") for count in COUNTS if count != 100},
     "PSS idle": ("MB", None, "≤ 3.5 MB"),
     "bytes per idle connection": ("", None, "≤ 6,144"),
     "exec to first 200": ("ms", "go", "≤ 0.62 of Go"),

@@ -101,7 +101,8 @@ def command(name, programs, site, work, port):
             return [programs["loadgen"], "--port", str(port), "--limit", site.file]
         case "jwks-server":
             return [programs["jwks-server"], "--bind", "127.0.0.1", "--port", str(port),
-                    "--key-file", site.directory / "private_key.pem"]
+                    "--key-file", site.directory / "private_key.pem",
+                    "--max-connections", "16384"]
     raise Failure(f"no such server: {name}")
 
 
