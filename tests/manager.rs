@@ -333,6 +333,41 @@ fn a_revocation_takes_the_place_of_a_record_that_cannot_be_read() {
 }
 
 #[test]
+fn a_start_that_could_not_make_a_key_goes_on_trying() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("private_key.pem");
+    let lock = dir.path().join("keys/.lock");
+    let kids = Process::start(dir.path(), policy(None), now()).kids();
+    std::fs::remove_file(&file).unwrap();
+    std::fs::remove_file(&lock).unwrap();
+    std::fs::create_dir(&lock).unwrap();
+    let mut process = Process::start(dir.path(), policy(None), now());
+    assert_eq!(process.kids(), kids, "what was promised is served");
+    assert!(!file.exists());
+    std::fs::remove_dir(&lock).unwrap();
+    process.wait(MINUTE);
+    assert_eq!(process.kids(), [kid_in(&file).to_string(), kids[0].clone()]);
+    std::fs::remove_file(&file).unwrap();
+    process.wait(MINUTE);
+    assert!(!file.exists(), "from now on a missing file is for a person to explain");
+}
+
+#[test]
+fn a_revocation_that_was_cut_short_is_carried_on_without_the_file_of_the_key() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("private_key.pem");
+    let mut process = Process::start(dir.path(), policy(None), now());
+    let current = process.kids()[0].parse().unwrap();
+    std::fs::remove_file(&file).unwrap();
+    let mut store = Store::new(paths(dir.path()), KeyFormat::Sec1);
+    let tombstone = store.look(now()).0.records[&current].revoked(now(), "test");
+    store.save(&tombstone, &store.lock().unwrap()).unwrap();
+    process.look();
+    assert_eq!(process.kids(), [kid_in(&file).to_string()]);
+    assert_ne!(kid_in(&file), current);
+}
+
+#[test]
 fn without_a_current_key_the_manager_does_not_look_all_the_time() {
     let dir = tempfile::tempdir().unwrap();
     let mut process = Process::start(dir.path(), policy(None), now());

@@ -107,7 +107,13 @@ pub fn ready_at(published_at: Time, policy: &Policy) -> Time {
 }
 
 fn follow_private_key(ring: &KeyRing, policy: &Policy, now: Time) -> Option<Action> {
-    let held = ring.private_key().key()?;
+    let Some(held) = ring.private_key().key() else {
+        // The current key was revoked while its file was missing, and its replacement cut short.
+        let is_due = *ring.private_key() == Slot::Missing
+            && ring.current().is_none()
+            && ring.records().any(Record::is_revoked);
+        return is_due.then_some(Action::Generate);
+    };
     match ring.record(held.kid()).map(|record| (record, &record.state)) {
         Some((_, State::Current { .. })) => {}
         Some((_, State::Revoked { .. })) => {

@@ -17,7 +17,7 @@ use crate::error::chain;
 use crate::health::{Degradation, Health};
 use crate::jwk::{Jwk, JwkSet, KeyId};
 use crate::keeper::{ChangeError, Keeper};
-use crate::lifecycle::{Action, Serving, Step, Time, step};
+use crate::lifecycle::{Action, Serving, Slot, Step, Time, opening, step};
 use crate::snapshot::{Publisher, Snapshot};
 use crate::store::{Locked, Problem};
 use role::Role;
@@ -50,6 +50,8 @@ pub struct Manager {
     /// Whether there may be changes that all can see and that are not durable: those of a failed step,
     /// or of a process that kept the directory before and was killed.
     is_unfinished: bool,
+    /// Whether the start failed before it could make a key, or promote one, in place of a missing one.
+    opens: bool,
     /// Since when, by the monotonic clock, another process has been found to hold the lock.
     busy_since: Option<Duration>,
     /// Since when, by the monotonic clock, no current key is known.
@@ -114,6 +116,7 @@ impl Manager {
             if !(may_write && self.keeper.ring.has_unrecorded()) {
                 self.publish(moment, problems);
             }
+            self.opens &= *self.keeper.ring.private_key() == Slot::Missing;
             let step = self.step(moment, paused_for);
             let done = match &changes {
                 _ if self.at_rest(&step) => Ok(Some(wake_after(&step, moment.wall))),
@@ -217,6 +220,9 @@ impl Manager {
 
     /// What is due, as the lifecycle sees it.
     fn step(&self, moment: Moment, paused_for: Option<Duration>) -> Step {
+        if let Some(action) = opening(&self.keeper.ring).filter(|_| self.opens) {
+            return Step::Act(action);
+        }
         let now = moment.wall;
         let served_for = self
             .served_since

@@ -141,6 +141,7 @@ impl Manager {
             retry_at: Duration::ZERO,
             clocks: ClockWatch::default(),
             is_unfinished: trouble.is_some(),
+            opens: trouble.is_some(),
             failure: trouble.as_ref().map(|trouble| super::failed(trouble)),
             busy_since: None,
             keyless_since: None,
