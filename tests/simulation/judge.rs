@@ -177,7 +177,7 @@ impl Judge {
         (key.held_since, key.held_until, key.noticed_at) = (Some(since), None, None);
         key.is_put_back = who == Who::People || is_doubtful;
         key.is_promoted &= key.in_set_since.is_some();
-        let is_excused = key.is_excused;
+        let is_excused = key.is_excused || key.may_be_revoked;
         // What was undone may have been asked for.
         self.rotation_is_asked_for |= who == Who::Power;
         let Some(replaced) = replaced.filter(|replaced| !self.is_doomed(*replaced)) else {
