@@ -307,7 +307,7 @@ impl Judge {
             && let Some(since) = self.keys[&kid].noticed_at
             && now - since > period + HOUR
             && undisturbed > period + lead
-            && self.keys[&kid].held_since.is_some_and(|at| self.clock_set_at < at)
+            && self.keys[&kid].held_since.is_some_and(|at| self.clock_set_at + HOUR < at)
             && !self.is_doomed(kid)
         {
             self.violate(format!("the rotation from {kid} is late by {} ms", now - since - period));
@@ -316,7 +316,8 @@ impl Judge {
             let key = &self.keys[kid];
             let until = key.noticed_at.filter(|_| {
                 let since = key.held_since.min(key.in_set_since);
-                key.held_until.is_some() && since.is_some_and(|since| self.clock_set_at < since)
+                key.held_until.is_some()
+                    && since.is_some_and(|since| self.clock_set_at + HOUR < since)
             });
             let is_late = until.is_some_and(|until| now - until > retain + HOUR);
             if is_late
