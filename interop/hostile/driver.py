@@ -18,9 +18,8 @@ from attacks import ATTACKS, NEEDS_DESCRIPTORS
 from legit import Legit
 from server import Failure, Server, tell
 
-# No RSS may exceed it, at any time of any attack: 3,072 connections x 17 KiB, and a margin.
+# No RSS may exceed it, at any time of any attack.
 MAX_RSS_MIB = 64
-RSS_SLACK_MIB = 16
 
 
 class Sampler(threading.Thread):
@@ -79,7 +78,7 @@ def strike(name, attack, binary, directory):
     if ended:
         problems.append(ended)
     rss = sampler.rss_mib
-    if rss > MAX_RSS_MIB + RSS_SLACK_MIB:
+    if rss > MAX_RSS_MIB:
         problems.append(f"RSS {rss:.0f} MiB, more than {MAX_RSS_MIB}")
     if watched:
         # Each clean answer there is says little if hardly any was asked for.

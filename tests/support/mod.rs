@@ -16,7 +16,7 @@ mod program;
 
 use std::time::{Duration, Instant};
 
-pub(crate) use client::{Answer, Connection, get};
+pub(crate) use client::{Answer, Connection, KEY_SET, get};
 pub(crate) use keys::{
     Key, Set, kid_in, kids_of, public_pem_of, read_current, record_of, records, token_verifies,
 };
