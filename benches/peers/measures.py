@@ -4,6 +4,7 @@ A round measures every server once, one after the other, so that what else the m
 them all; a ratio is taken within a round.
 """
 
+import itertools
 import json
 import os
 import signal
@@ -159,6 +160,20 @@ class Bench:
                 yield "exec to first 200", name, server.first_answer * 1e3
                 yield "CPU from exec to first 200", name, server.cpu_seconds() * 1e3
                 server.stop()
+            if "jwks-server" in self.peers:
+                server = Server(Nowhere(self.sites[3]), "jwks-server", self.programs)
+                yield "exec to first 200, makes a key", server.name, server.first_answer * 1e3
+                server.stop()
+
+    def idle(self):
+        """CPU of a server that nobody asks for half a minute, of all that are peers at once."""
+        seconds = 5 if self.quick else 30
+        with self.all_started(3) as servers:
+            time.sleep(2)
+            before = [server.cpu_seconds() for server in servers]
+            time.sleep(seconds)
+            for server, cpu in zip(servers, before):
+                yield "CPU when idle", server.name, (server.cpu_seconds() - cpu) / seconds * 1e6
 
     def renamed(self):
         """From the rename of a file into keys/ to the first answer with it, and back."""
@@ -181,6 +196,17 @@ class Bench:
             finally:
                 server.stop()
                 inside.unlink(missing_ok=True)
+
+
+class Nowhere:
+    """An empty directory, which is where a first start begins."""
+
+    numbers = itertools.count()
+
+    def __init__(self, site):
+        self.root, self.file, self.length = site.root, site.file, 0
+        self.directory = site.directory.parent / f"empty-{next(Nowhere.numbers)}"
+        self.directory.mkdir()
 
 
 def count_calls(server, work):
@@ -237,6 +263,7 @@ MEASURES = {
     "key-counts": Bench.counts,
     "memory": Bench.memory,
     "start": Bench.startup,
+    "idle": Bench.idle,
     "renamed": Bench.renamed,
 }
 
@@ -260,6 +287,8 @@ ROWS = {
     "bytes per idle connection": ("", None, "≤ 6,144"),
     "exec to first 200": ("ms", "go", "≤ 0.62 of Go"),
     "CPU from exec to first 200": ("ms", "go", ""),
+    "exec to first 200, makes a key": ("ms", None, ""),
+    "CPU when idle": ("µs/s", None, ""),
     "renamed in to served, 3 keys": ("ms", None, "≤ 1.5 ms"),
     "renamed away to gone, 3 keys": ("ms", None, ""),
     "renamed in to served, 1,000 keys": ("ms", None, "≤ 3 ms"),
