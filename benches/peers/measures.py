@@ -61,6 +61,8 @@ class Bench:
             for again in range(-1, self.rounds):
                 for server in servers:
                     requests = 4000 if server.name in SLOW else 20000
+                    if count > 100:
+                        requests = requests * 100 // count
                     if self.quick:
                         requests //= 4
                     before = server.cpu_seconds()
