@@ -18,8 +18,7 @@ from servers import PATH, Failure, Server
 
 # Those that need several times as long for a request get fewer of them.
 SLOW = ("caddy", "go", "express")
-# jwks-server takes 4,096 at once.
-IDLE_CONNECTIONS = 4000
+IDLE_CONNECTIONS = 10000
 RATE = 5000
 SETTLE = 0.4
 
