@@ -167,16 +167,6 @@ class Bench:
                 yield "exec to first 200, makes a key", server.name, server.first_answer * 1e3
                 server.stop()
 
-    def idle(self):
-        """CPU of a server that nobody asks for half a minute, of all that are peers at once."""
-        seconds = 5 if self.quick else 30
-        with self.all_started(3) as servers:
-            time.sleep(2)
-            before = [server.cpu_seconds() for server in servers]
-            time.sleep(seconds)
-            for server, cpu in zip(servers, before):
-                yield "CPU when idle", server.name, (server.cpu_seconds() - cpu) / seconds * 1e6
-
     def renamed(self):
         """From the rename of a file into keys/ to the first answer with it, and back."""
         if "jwks-server" not in self.peers:
@@ -265,7 +255,6 @@ MEASURES = {
     "key-counts": Bench.counts,
     "memory": Bench.memory,
     "start": Bench.startup,
-    "idle": Bench.idle,
     "renamed": Bench.renamed,
 }
 
@@ -290,7 +279,6 @@ ROWS = {
     "exec to first 200": ("ms", "go", "≤ 0.62 of Go"),
     "CPU from exec to first 200": ("ms", "go", ""),
     "exec to first 200, makes a key": ("ms", None, ""),
-    "CPU when idle": ("µs/s", None, ""),
     "renamed in to served, 3 keys": ("ms", None, "≤ 1.5 ms"),
     "renamed away to gone, 3 keys": ("ms", None, ""),
     "renamed in to served, 1,000 keys": ("ms", None, "≤ 3 ms"),

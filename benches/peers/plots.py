@@ -30,6 +30,7 @@ def draw(samples, title, x_name, y_name, xs, lines):
         for x in xs:
             for peer, values in samples.get(row.format(x), {}).items():
                 medians.setdefault((peer, dashes), []).append((x, statistics.median(values)))
+    medians = {of: points for of, points in medians.items() if len(points) > 1}
     values = [y for points in medians.values() for _, y in points]
     bottom = 10 ** math.floor(math.log10(min(values)))
     top = 10 ** math.ceil(math.log10(max(values)))

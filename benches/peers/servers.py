@@ -100,9 +100,9 @@ def command(name, programs, site, work, port):
         case "limit":
             return [programs["loadgen"], "--port", str(port), "--limit", site.file]
         case "jwks-server":
+            # At three quarters of the cap it would begin to close idle connections.
             return [programs["jwks-server"], "--bind", "127.0.0.1", "--port", str(port),
-                    "--key-file", site.directory / "private_key.pem",
-                    "--max-connections", "16384"]
+                    "--max-connections", "16384", "--key-file", site.directory / "private_key.pem"]
     raise Failure(f"no such server: {name}")
 
 

@@ -13,7 +13,7 @@ use std::future::{poll_fn, ready};
 use std::io;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use hyper::server::conn::http1;
@@ -56,7 +56,7 @@ pub async fn serve(
     let server = Arc::new(Server {
         http: protocol(),
         answers: Answers { snapshot, health },
-        bounds: Arc::new(Bounds { limits, crowded: AtomicBool::new(false) }),
+        bounds: Arc::new(Bounds { limits, connections: AtomicUsize::new(0) }),
     });
     let (stop, stopped) = watch::channel(());
     let mut connections = JoinSet::new();
@@ -71,8 +71,7 @@ pub async fn serve(
                 connections.spawn(Arc::clone(&server).converse(stream, stopped.clone()));
             }
         }
-        let crowded = connections.len() * 4 >= limits.max_connections * 3;
-        server.bounds.crowded.store(crowded, Ordering::Relaxed);
+        server.bounds.connections.store(connections.len(), Ordering::Relaxed);
     }
     drop(acceptor);
     stop.send_replace(());
@@ -111,28 +110,30 @@ impl Server {
         let service =
             service_fn(|request| ready(Ok::<_, Infallible>(self.answers.answer(&request))));
         loop {
-            let readable = tokio::select! {
+            let begun = tokio::select! {
                 // A request that has arrived is answered, even if the signal came first.
                 biased;
-                readable = stream.readable() => readable,
+                begun = stream.begin() => begun,
                 _ = stopped.changed() => return,
             };
-            if readable.is_err() {
+            if !begun.unwrap_or(false) {
                 return;
             }
             let connection = self.http.serve_connection(TokioIo::new(stream), service);
             let mut connection = Box::new(connection);
-            let ended = tokio::select! {
+            let (ended, stopping) = tokio::select! {
                 biased;
-                ended = poll_fn(|cx| connection.poll_without_shutdown(cx)) => ended,
+                ended = poll_fn(|cx| connection.poll_without_shutdown(cx)) => (ended, false),
                 _ = stopped.changed() => {
                     Pin::new(&mut *connection).graceful_shutdown();
-                    poll_fn(|cx| connection.poll_without_shutdown(cx)).await
+                    (poll_fn(|cx| connection.poll_without_shutdown(cx)).await, true)
                 }
             };
             let parts = connection.into_parts();
             stream = parts.io.into_inner();
-            if stream.is_parked() && parts.read_buf.is_empty() {
+            // An empty line before a request means nothing (RFC 9112 section 2.2).
+            let between = parts.read_buf.iter().all(|byte| b"\r\n".contains(byte));
+            if stream.is_parked() && between && !stopping {
                 continue;
             }
             if let Err(error) = ended {

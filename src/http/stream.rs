@@ -9,7 +9,7 @@ use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -24,8 +24,20 @@ use super::limits::{Limits, MAX_LINGER_BYTES};
 pub(super) struct Bounds {
     /// The bounds in time.
     pub(super) limits: Limits,
+    /// How many connections there are.
+    pub(super) connections: AtomicUsize,
+}
+
+impl Bounds {
     /// Whether slots are so few that an idle connection should not keep its own for long.
-    pub(super) crowded: AtomicBool,
+    fn is_crowded(&self) -> bool {
+        self.connections.load(Ordering::Relaxed) * 4 >= self.limits.max_connections * 3
+    }
+
+    /// Whether an idle connection should keep what it needs for a request.
+    fn is_roomy(&self) -> bool {
+        self.connections.load(Ordering::Relaxed) <= self.limits.ready_connections
+    }
 }
 
 /// Where the exchange on a stream stands.
@@ -41,7 +53,8 @@ enum Phase {
     Blocked { until: Instant },
     /// The kernel has the whole answer; no read has waited since.
     Answered,
-    /// Between an answer and the next request; `parked` once that has lasted for [`PARK_AFTER`].
+    /// Between an answer and the next request; `parked` once that has lasted for [`PARK_AFTER`], or
+    /// at once beyond [`Limits::ready_connections`].
     Idle { since: Instant, parked: bool },
     /// The peer has exceeded a bound.
     Exceeded,
@@ -58,6 +71,8 @@ pub(super) struct BoundedStream {
     stream: TcpStream,
     bounds: Arc<Bounds>,
     phase: Phase,
+    /// What was read by [`begin`](Self::begin), until the next read takes it.
+    begun: Vec<u8>,
     /// The last three bytes that were read: whether they end a head tells an idle peer from one that
     /// has begun another request behind the one that was just answered.
     tail: [u8; 3],
@@ -73,11 +88,11 @@ impl BoundedStream {
         let first_look = bounds.limits.header_timeout.min(bounds.limits.crowded_timeout);
         let timer = Box::pin(sleep_until(since + first_look));
         let phase = Phase::Head { since };
-        Self { stream, bounds, phase, tail: [0; 3], lingers: false, timer }
+        Self { stream, bounds, phase, begun: Vec::new(), tail: [0; 3], lingers: false, timer }
     }
 
     /// Whether the last read failed for no other reason than that the connection is idle: it can be
-    /// waited for with [`readable`](Self::readable), and be used as before.
+    /// waited for with [`begin`](Self::begin), and be used as before.
     pub(super) fn is_parked(&self) -> bool {
         matches!(self.phase, Phase::Idle { parked: true, .. })
     }
@@ -87,17 +102,25 @@ impl BoundedStream {
         self.phase == Phase::Exceeded
     }
 
-    /// Waits until there is something to read, or the end of the stream.
-    pub(super) async fn readable(&mut self) -> io::Result<()> {
-        poll_fn(|cx| match self.stream.poll_read_ready(cx) {
-            Poll::Pending => self.poll_exceeded(cx).map(Err),
-            ready @ Poll::Ready(_) => ready,
+    /// Waits for the first bytes of a request, and keeps them for the next read; `false` if the peer
+    /// sends no more.
+    ///
+    /// Only the bytes tell that there is something to read: the runtime takes a new socket for readable
+    /// until a read has failed.
+    pub(super) async fn begin(&mut self) -> io::Result<bool> {
+        poll_fn(|cx| {
+            let mut scratch = [0; 1024];
+            let mut buffer = ReadBuf::new(&mut scratch);
+            match Pin::new(&mut self.stream).poll_read(cx, &mut buffer) {
+                Poll::Pending => self.poll_exceeded(cx).map(Err),
+                Poll::Ready(read) => {
+                    self.on_read(buffer.filled());
+                    self.begun = buffer.filled().to_vec();
+                    Poll::Ready(read.map(|()| !self.begun.is_empty()))
+                }
+            }
         })
-        .await?;
-        if self.is_parked() {
-            self.phase = Phase::Arrived;
-        }
-        Ok(())
+        .await
     }
 
     /// Enters `phase`, and sees to it that the timer fires no later than its bound.
@@ -135,8 +158,7 @@ impl BoundedStream {
     fn patience(&self, since: Instant, timeout: Duration, now: Instant) -> Instant {
         // In short steps, since it may get crowded meanwhile.
         let step = self.bounds.limits.crowded_timeout.max(Duration::from_millis(1));
-        let crowded = self.bounds.crowded.load(Ordering::Relaxed);
-        let end = since + if crowded { timeout.min(step) } else { timeout };
+        let end = since + if self.bounds.is_crowded() { timeout.min(step) } else { timeout };
         if end > now { end.min(now + step) } else { end }
     }
 
@@ -188,7 +210,7 @@ impl BoundedStream {
         if self.tail == *b"\n\r\n" || self.tail.ends_with(b"\n\n") {
             let now = Instant::now();
             self.lingers = false;
-            self.enter(Phase::Idle { since: now, parked: false }, now);
+            self.enter(Phase::Idle { since: now, parked: !self.bounds.is_roomy() }, now);
         } else {
             self.enter_head();
         }
@@ -243,6 +265,12 @@ impl AsyncRead for BoundedStream {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
+        if !this.begun.is_empty() {
+            let taken = this.begun.len().min(buffer.remaining());
+            buffer.put_slice(&this.begun[..taken]);
+            this.begun = this.begun.split_off(taken);
+            return Poll::Ready(Ok(()));
+        }
         let before = buffer.filled().len();
         let read = Pin::new(&mut this.stream).poll_read(cx, buffer);
         if read.is_ready() {
@@ -250,6 +278,9 @@ impl AsyncRead for BoundedStream {
             return read;
         }
         this.on_read_pending();
+        if this.is_parked() {
+            return Poll::Ready(Err(io::ErrorKind::WouldBlock.into()));
+        }
         this.poll_exceeded(cx).map(Err)
     }
 }
@@ -299,5 +330,39 @@ impl AsyncWrite for BoundedStream {
             this.enter(Phase::Closing { until, left }, now);
         }
         this.poll_discard(cx).map(Ok)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+
+    use tokio::io::AsyncWriteExt as _;
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// Polls once, outside of any task.
+    fn poll_once<T>(future: Pin<&mut impl Future<Output = T>>) -> Poll<T> {
+        future.poll(&mut Context::from_waker(std::task::Waker::noop()))
+    }
+
+    #[tokio::test]
+    async fn nothing_begins_before_there_are_bytes() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (stream, _) = listener.accept().await.unwrap();
+        let connections = AtomicUsize::new(0);
+        let bounds = Bounds { limits: Limits::default(), connections };
+        let mut stream = BoundedStream::new(stream, Arc::new(bounds));
+        {
+            let mut begun = pin!(stream.begin());
+            assert!(poll_once(begun.as_mut()).is_pending());
+            client.write_all(b"GET").await.unwrap();
+            assert!(begun.await.unwrap());
+        }
+        assert_eq!(stream.begun, b"GET");
+        drop(client);
+        assert!(!stream.begin().await.unwrap());
     }
 }

@@ -130,23 +130,34 @@ const PARKED: Duration = Duration::from_millis(1_500);
 
 #[tokio::test]
 async fn a_connection_that_has_been_idle_goes_on_where_it_was() {
-    let mut server = start(wide()).await;
-    let mut idle = server.connect().await;
-    for byte in 2..4 {
-        sleep(PARKED).await;
-        server.snapshot.publish(snapshot(byte, 1));
-        // Two requests at once, and the head of a third in two pieces.
-        let (begin, end) = GET.split_at(20);
-        idle.send([GET, GET, begin].concat()).await;
-        for _ in 0..2 {
+    // Beyond the ready connections, the moment is none.
+    for (ready_connections, idle_for) in [(100, PARKED), (0, Duration::ZERO)] {
+        let mut server = start(Limits { ready_connections, ..wide() }).await;
+        let mut idle = server.connect().await;
+        for byte in 2..4 {
+            sleep(idle_for).await;
+            server.snapshot.publish(snapshot(byte, 1));
+            // Two requests at once, and the head of a third in two pieces.
+            let (begin, end) = GET.split_at(20);
+            idle.send([GET, GET, begin].concat()).await;
+            for _ in 0..2 {
+                assert_eq!(idle.next_answer().await.body.0, snapshot(byte, 1).body);
+            }
+            idle.send(end).await;
             assert_eq!(idle.next_answer().await.body.0, snapshot(byte, 1).body);
         }
-        idle.send(end).await;
-        assert_eq!(idle.next_answer().await.body.0, snapshot(byte, 1).body);
+        // A head of more than one read, and an empty line behind a request.
+        let header = format!("X: {}\r\n\r\n", "a".repeat(4000));
+        idle.send([GET.strip_suffix("\r\n").unwrap(), &header].concat()).await;
+        idle.next_answer().await;
+        idle.send([GET, "\r\n"].concat()).await;
+        idle.next_answer().await;
+        sleep(idle_for).await;
+        idle.get().await;
+        sleep(idle_for).await;
+        let _ = server.stop.send(());
+        idle.closed().await;
     }
-    sleep(PARKED).await;
-    let _ = server.stop.send(());
-    idle.closed().await;
 }
 
 #[tokio::test]

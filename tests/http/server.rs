@@ -24,6 +24,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 pub(crate) fn wide() -> Limits {
     Limits {
         max_connections: 100,
+        ready_connections: 100,
         header_timeout: LONG,
         write_timeout: LONG,
         idle_timeout: LONG,
