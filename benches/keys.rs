@@ -66,7 +66,7 @@ fn render(keys: Vec<Jwk>) -> Snapshot {
 fn load_and_render(dir: &TempDir, at: Time) -> Snapshot {
     let mut ring = KeyRing::default();
     let (seen, _) = store(dir).look(at);
-    ring.observe(seen);
+    ring.observe(&*seen);
     render(ring.records().map(|record| record.key).collect())
 }
 

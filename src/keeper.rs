@@ -2,13 +2,15 @@
 //! ring. The manager and the commands work through it alike, each under the lock.
 
 use chrono::TimeDelta;
+use std::sync::Arc;
+
 use tracing::{debug, info, warn};
 
 use crate::clock::Clock;
 use crate::jwk::{Jwk, KeyId};
 use crate::key::{GenerateError, SigningKey};
 use crate::lifecycle::{
-    Action, KeyRing, Policy, Record, Slot, State, Time, ready_at, rfc3339, settle,
+    Action, KeyRing, Policy, Record, Seen, Slot, State, Time, ready_at, rfc3339, settle,
 };
 use crate::store::{Existing, LockError, Locked, Problem, Store, WriteError};
 
@@ -21,6 +23,8 @@ pub struct Keeper {
     pub ring: KeyRing,
     /// How long each state lasts.
     pub policy: Policy,
+    /// What the ring has taken in last.
+    seen: Option<Arc<Seen>>,
 }
 
 /// Why a change was given up. The next try begins with a new look.
@@ -58,16 +62,20 @@ const MAX_CHANGES: usize = 100_000;
 impl Keeper {
     /// A keeper that has not looked yet.
     pub fn new(store: Store, policy: Policy) -> Self {
-        Self { store, ring: KeyRing::default(), policy }
+        Self { store, ring: KeyRing::default(), policy, seen: None }
     }
 
     /// Reads the directory, and returns what is wrong with it.
     pub fn look(&mut self, now: Time) -> Vec<Problem> {
         let (seen, mut problems) = self.store.look(now);
-        for before in self.ring.observe(seen) {
-            if let Some(after) = self.ring.record(before.kid()) {
-                report_change(Some(&before), after, false, &self.policy, now);
+        // To take in the same once more would change nothing, whatever was decided meanwhile.
+        if !self.seen.as_ref().is_some_and(|last| Arc::ptr_eq(last, &seen)) {
+            for before in self.ring.observe(&*seen) {
+                if let Some(after) = self.ring.record(before.kid()) {
+                    report_change(Some(&before), after, false, &self.policy, now);
+                }
             }
+            self.seen = Some(seen);
         }
         self.report_contradictions(&mut problems);
         problems
@@ -266,16 +274,20 @@ impl Keeper {
             let reason = "holds the current key; no rotation comes of it";
             problems.push(Problem::of("next_is_current", paths.next_key(), reason));
         }
-        let held = [
-            (self.ring.private_key().key(), paths.private_key.clone()),
-            (self.ring.next_key().key(), paths.next_key()),
-        ];
-        let dropped =
-            self.ring.dropped().map(|(name, key)| (Some(*key), paths.keys_dir.join(name)));
-        for (key, file) in held.into_iter().chain(dropped) {
-            if let Some(key) = key.filter(|key| self.ring.is_revoked(key.kid())) {
-                let reason = format!("holds the revoked key {}, which is not served", key.kid());
-                problems.push(Problem::of("revoked_key", file, reason));
+        let revoked = |key: Option<Jwk>| key.filter(|key| self.ring.is_revoked(key.kid()));
+        let mut report = |key: Jwk, file| {
+            let reason = format!("holds the revoked key {}, which is not served", key.kid());
+            problems.push(Problem::of("revoked_key", file, reason));
+        };
+        if let Some(key) = revoked(self.ring.private_key().key()) {
+            report(key, paths.private_key.clone());
+        }
+        if let Some(key) = revoked(self.ring.next_key().key()) {
+            report(key, paths.next_key());
+        }
+        for (name, key) in self.ring.dropped() {
+            if let Some(key) = revoked(Some(*key)) {
+                report(key, paths.keys_dir.join(name));
             }
         }
     }

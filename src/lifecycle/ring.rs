@@ -4,6 +4,7 @@
 //! This is where the last good state wins: what was promised to a key outlives its file, and a file
 //! that cannot be read takes nothing away.
 
+use std::borrow::Borrow;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
@@ -63,7 +64,7 @@ pub enum Listing {
 }
 
 /// What is known of all keys at one moment.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct KeyRing {
     private_key: Slot,
     /// What `private_key.pem` held when it could be read last. The records cannot tell two keys
@@ -92,7 +93,11 @@ pub struct KeyRing {
 impl KeyRing {
     /// Takes in what a look at the directory found. Returns the records whose state somebody else
     /// has changed, as they were before.
-    pub fn observe(&mut self, seen: Seen) -> Vec<Record> {
+    ///
+    /// To take in the same again changes nothing, and neither does it after a decision that was not
+    /// written: [`KeyRing::remember`], [`KeyRing::let_go`], or [`KeyRing::forget`] of what is gone.
+    pub fn observe(&mut self, seen: impl Borrow<Seen>) -> Vec<Record> {
+        let seen = seen.borrow();
         self.private_key = seen.private_key;
         self.last_held = self.private_key.key().or(self.last_held);
         self.next_key = seen.next_key;
@@ -108,22 +113,22 @@ impl KeyRing {
             }
         }
         let mut changed = Vec::new();
-        for (kid, record) in seen.records {
-            if self.let_go.get(&kid) != Some(&record) {
-                self.let_go.remove(&kid);
-                changed.extend(self.observe_record(kid, record));
+        for (kid, record) in &seen.records {
+            if self.let_go.get(kid) != Some(record) {
+                self.let_go.remove(kid);
+                changed.extend(self.observe_record(*kid, record));
             }
         }
-        self.unread_records = seen.unread_records;
+        self.unread_records.clone_from(&seen.unread_records);
         if seen.listing == Listing::Complete {
-            let mut before = std::mem::take(&mut self.dropped);
+            let before = std::mem::take(&mut self.dropped);
             self.dropped = seen
                 .dropped
-                .into_iter()
+                .iter()
                 .filter_map(|(name, key)| {
                     // A file that is there and cannot be read keeps the key that it had.
-                    let key = key.or_else(|| before.remove(&name))?;
-                    Some((name, key))
+                    let key = key.or_else(|| before.get(name).copied())?;
+                    Some((name.clone(), key))
                 })
                 .collect();
         }
@@ -132,20 +137,24 @@ impl KeyRing {
 
     /// Takes in a record as the directory has it, which is the newest word on it unless that would
     /// break a promise. Returns what was known before if its state was another.
-    fn observe_record(&mut self, kid: KeyId, found: Record) -> Option<Record> {
+    fn observe_record(&mut self, kid: KeyId, found: &Record) -> Option<Record> {
         let Some(known) = self.records.get(&kid) else {
-            self.records.insert(kid, found);
+            self.records.insert(kid, found.clone());
             return None;
         };
-        if self.unsaved.get(&kid) == Some(&Some(found.clone())) {
+        if self.unsaved.get(&kid).is_some_and(|before| before.as_ref() == Some(found)) {
             // Still what it was when this was decided.
             return None;
         }
-        let kept = known.keeping_promises_of(&found);
-        if kept == found {
+        if known == found {
+            self.unsaved.remove(&kid);
+            return None;
+        }
+        let kept = known.keeping_promises_of(found);
+        if kept == *found {
             self.unsaved.remove(&kid);
         } else {
-            self.unsaved.insert(kid, Some(found));
+            self.unsaved.insert(kid, Some(found.clone()));
         }
         let changed = kept.state != known.state;
         let before = self.records.insert(kid, kept);

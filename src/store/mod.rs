@@ -139,10 +139,11 @@ impl Store {
         &self.paths
     }
 
-    /// Reads the directory. Files that have not changed since the last look are not read again.
+    /// Reads the directory. Files that have not changed since the last look are not read again, and
+    /// if none has, what was seen is the very same: the pointers are equal.
     ///
     /// Never fails: what cannot be read is among the problems.
-    pub fn look(&mut self, now: Time) -> (Seen, Vec<Problem>) {
+    pub fn look(&mut self, now: Time) -> (Arc<Seen>, Vec<Problem>) {
         self.scan.look(&*self.os, &self.paths, now)
     }
 

@@ -1,12 +1,17 @@
 //! One look at the directory: which files there are, and what each holds.
 //!
 //! What a file held is remembered with its stamp, so that a look at files that have not changed
-//! costs a `stat` each.
+//! costs a `stat` each. A file that must be read again, because it may have changed, is not parsed
+//! again if it has not: deriving a public key costs more than all the rest. What a look found is
+//! handed out again as long as it is the same.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
+use std::sync::Arc;
+
+use sha2::{Digest as _, Sha256};
 
 use super::{Dir, NEXT_KEY, Os, PUBLIC_ONLY, Paths, Problem, ReadError, Stamp, record};
 use crate::jwk::{Jwk, KeyId};
@@ -27,6 +32,12 @@ pub(super) struct Scan {
     record_files: BTreeMap<KeyId, Vec<OsString>>,
     /// The files in `keys/` that are there and are no good.
     refused: BTreeSet<OsString>,
+    /// What the last look found.
+    seen: Arc<Seen>,
+    /// The names in `keys/` in the order in which the last look was told them, unless it failed.
+    listed: Option<Vec<OsString>>,
+    /// What the last look found wrong with the files in `keys/`.
+    key_problems: Vec<Problem>,
 }
 
 #[derive(Debug)]
@@ -34,6 +45,8 @@ struct Remembered {
     stamp: Stamp,
     /// When it was read, in seconds of the wall clock.
     read_at: i64,
+    /// The SHA-256 of what was read; it tells nothing of a private key in it.
+    digest: [u8; 32],
     content: Content,
 }
 
@@ -60,23 +73,35 @@ impl Scan {
         self.refused.contains(name)
     }
 
-    /// Reads what has changed since the last look.
-    pub(super) fn look(&mut self, os: &dyn Os, paths: &Paths, now: Time) -> (Seen, Vec<Problem>) {
-        let mut seen = Seen::default();
+    /// Reads what has changed since the last look. If nothing has, what is returned is the very
+    /// same as then.
+    pub(super) fn look(
+        &mut self,
+        os: &dyn Os,
+        paths: &Paths,
+        now: Time,
+    ) -> (Arc<Seen>, Vec<Problem>) {
         let mut problems = Vec::new();
-        self.look_at_root(os, paths, now, &mut seen, &mut problems);
-        self.look_at_keys(os, paths, now, &mut seen, &mut problems);
-        (seen, problems)
+        let (private_key, next_key) = self.look_at_root(os, paths, now, &mut problems);
+        let keys = self.look_at_keys(os, paths, now, &mut problems);
+        problems.extend(self.key_problems.iter().cloned());
+        let before = &self.seen;
+        match keys {
+            None if (before.private_key, before.next_key) == (private_key, next_key) => {}
+            None => self.seen = Arc::new(Seen { private_key, next_key, ..(**before).clone() }),
+            Some(keys) => self.seen = Arc::new(Seen { private_key, next_key, ..keys }),
+        }
+        (Arc::clone(&self.seen), problems)
     }
 
+    /// What the two private key files hold: `private_key.pem`, `next_key.pem`.
     fn look_at_root(
         &mut self,
         os: &dyn Os,
         paths: &Paths,
         now: Time,
-        seen: &mut Seen,
         problems: &mut Vec<Problem>,
-    ) {
+    ) -> (Slot, Slot) {
         let root = paths.root();
         let mut before = std::mem::take(&mut self.root);
         self.key_format = None;
@@ -84,8 +109,7 @@ impl Scan {
             Ok(dir) => dir,
             Err(error) => {
                 problems.push(Problem::of("unreadable_directory", root, unreadable(&error)));
-                (seen.private_key, seen.next_key) = (Slot::Refused, Slot::Refused);
-                return;
+                return (Slot::Refused, Slot::Refused);
             }
         };
         report_writable_by_others(&*dir, root, problems);
@@ -119,38 +143,52 @@ impl Scan {
             self.root.insert(name.to_owned(), remembered);
             outcome
         };
-        (seen.private_key, self.key_format) = slot(paths.private_key_name());
-        (seen.next_key, _) = slot(OsStr::new(NEXT_KEY));
+        let (private_key, key_format) = slot(paths.private_key_name());
+        let (next_key, _) = slot(OsStr::new(NEXT_KEY));
+        self.key_format = key_format;
+        (private_key, next_key)
     }
 
+    /// What is in `keys/`; `None` if that is the same as at the last look. What is wrong with the
+    /// files goes to `key_problems`, what is wrong with the directory to `problems`.
     fn look_at_keys(
         &mut self,
         os: &dyn Os,
         paths: &Paths,
         now: Time,
-        seen: &mut Seen,
         problems: &mut Vec<Problem>,
-    ) {
+    ) -> Option<Seen> {
         let keys_dir = &paths.keys_dir;
+        let mut seen = Seen::default();
         let opened = os.open_dir(keys_dir);
         let listed = opened.and_then(|dir| Ok((pem_names(&*dir)?, dir)));
         let (names, dir) = match listed {
             Ok(listed) => listed,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                self.keys.clear();
-                self.record_files.clear();
-                self.refused.clear();
-                return;
+                let Self { root, key_format, seen, .. } = std::mem::take(self);
+                *self = Self { root, key_format, seen, ..Self::default() };
+                return Some(Seen::default());
             }
             Err(error) => {
                 if error.kind() != std::io::ErrorKind::NotADirectory {
                     seen.listing = Listing::Failed;
                 }
                 problems.push(Problem::of("unreadable_directory", keys_dir, unreadable(&error)));
-                return;
+                self.listed = None;
+                self.key_problems.clear();
+                return Some(seen);
             }
         };
         report_writable_by_others(&*dir, keys_dir, problems);
+        if self.is_unchanged(&*dir, &names, now) {
+            return None;
+        }
+        self.listed = Some(names.clone());
+        let mut problems = Vec::new();
+        let mut names = names;
+        names.sort_unstable();
+        // A directory that changes while it is listed may name a file twice.
+        names.dedup();
         let mut before = std::mem::take(&mut self.keys).into_iter().peekable();
         self.record_files.clear();
         let mut refused = BTreeSet::new();
@@ -184,7 +222,7 @@ impl Scan {
                 }
                 Content::Key { key, private } => {
                     if private.is_some() {
-                        report_exposure(&path(), &remembered.stamp, problems);
+                        report_exposure(&path(), &remembered.stamp, &mut problems);
                     }
                     dropped.insert(name.clone(), Some(*key));
                 }
@@ -197,6 +235,20 @@ impl Scan {
             let reason = "another record of a key that has one already, and does not count";
             problems.push(Problem::of("second_record", keys_dir.join(name), reason));
         }
+        self.key_problems = problems;
+        Some(seen)
+    }
+
+    /// Whether `keys/` has the files of the last look, each of them as it was then.
+    fn is_unchanged(&self, dir: &dyn Dir, names: &[OsString], now: Time) -> bool {
+        // What could not be read is not among the keys, and is to be tried again.
+        self.keys.len() == names.len()
+            && self.listed.as_deref() == Some(names)
+            && self.keys.iter().all(|(_, known)| known.is_settled(now))
+            && self
+                .keys
+                .iter()
+                .all(|(name, known)| dir.stat(name).is_ok_and(|stamp| stamp == known.stamp))
     }
 
     /// Notes that the file `name` has `record`. Of two records of a key the tombstone counts,
@@ -233,19 +285,23 @@ fn file(
         ReadError::Missing => Ok(None),
         error => Err(error.to_string()),
     };
-    if let Some(before) = before
-        && before.is_settled(now)
+    if let Some(known) = &before
+        && known.is_settled(now)
     {
         match dir.stat(name) {
-            Ok(stamp) if stamp == before.stamp => return Ok(Some(before)),
+            Ok(stamp) if stamp == known.stamp => return Ok(before),
             Ok(_) => {}
             Err(error) => return refused(error),
         }
     }
     match dir.read(name) {
         Ok((bytes, stamp)) => {
-            let read_at = now.timestamp();
-            Ok(Some(Remembered { stamp, read_at, content: Content::of(name, &bytes) }))
+            let digest = Sha256::digest(&*bytes).into();
+            let content = match before {
+                Some(before) if before.digest == digest => before.content,
+                _ => Content::of(name, &bytes),
+            };
+            Ok(Some(Remembered { stamp, read_at: now.timestamp(), digest, content }))
         }
         Err(error) => refused(error),
     }
@@ -278,15 +334,12 @@ impl Content {
     }
 }
 
-/// The names that end in `.pem`, in order. Hidden files are editors' and copiers' own.
+/// The names that end in `.pem`. Hidden files are editors' and copiers' own.
 fn pem_names(dir: &dyn Dir) -> std::io::Result<Vec<OsString>> {
     let is_pem =
         |name: &OsString| name.as_bytes().ends_with(b".pem") && !name.as_bytes().starts_with(b".");
     let mut names = dir.names()?;
     names.retain(is_pem);
-    names.sort_unstable();
-    // A directory that changes while it is listed may name a file twice.
-    names.dedup();
     Ok(names)
 }
 
@@ -332,8 +385,6 @@ mod tests {
                 std::fs::write(dir.path().join(name), pem).unwrap();
             }
         };
-        // Far enough in the future that every file has been left alone for a while.
-        let at = |secs: i64| chrono::DateTime::from_timestamp(10_000_000_000 + secs, 0).unwrap();
         write(&["b.pem", "c.pem", "d.pem", "e.pem"]);
         let mut scan = Scan::default();
         let mut read_at_look = |at: Time| {
@@ -352,5 +403,111 @@ mod tests {
         std::fs::rename(dir.path().join("new"), dir.path().join("d.pem")).unwrap();
         assert_eq!(read_at_look(at(1)), ["a.pem", "bb.pem", "d.pem"]);
         assert_eq!(read_at_look(at(2)), [""; 0]);
+    }
+
+    /// A directory of each kind of file, in both places.
+    fn all_kinds() -> (tempfile::TempDir, Paths) {
+        let dir = tempfile::tempdir().unwrap();
+        let keys_dir = dir.path().join("keys");
+        let paths = Paths { private_key: dir.path().join("private_key.pem"), keys_dir };
+        std::fs::create_dir(&paths.keys_dir).unwrap();
+        let public = include_bytes!("../../tests/fixtures/keys/accepted/spki.pem");
+        let private = include_bytes!("../../tests/fixtures/keys/accepted/sec1.pem");
+        std::fs::write(&paths.private_key, private).unwrap();
+        std::fs::write(paths.keys_dir.join("b.pem"), public).unwrap();
+        std::fs::write(paths.keys_dir.join("a.pem"), "no key").unwrap();
+        std::fs::write(paths.keys_dir.join("c.pem"), private).unwrap();
+        (dir, paths)
+    }
+
+    fn at(secs: i64) -> Time {
+        // Far enough in the future that every file has been left alone for a while.
+        chrono::DateTime::from_timestamp(10_000_000_000 + secs, 0).unwrap()
+    }
+
+    /// Something done to the directory.
+    type Change = fn(&Paths);
+
+    #[test]
+    fn a_look_is_the_same_as_a_first_one_and_as_the_last_only_if_nothing_changed() {
+        let changes: &[(&str, Change)] = &[
+            ("a file replaced", |paths| {
+                std::fs::write(paths.keys_dir.join("new"), "no key either").unwrap();
+                std::fs::rename(paths.keys_dir.join("new"), paths.keys_dir.join("b.pem")).unwrap();
+            }),
+            ("a file written in place", |paths| {
+                std::fs::write(paths.keys_dir.join("b.pem"), "no key either").unwrap();
+            }),
+            ("a file put in", |paths| {
+                std::fs::copy(paths.keys_dir.join("b.pem"), paths.keys_dir.join("d.pem")).unwrap();
+            }),
+            ("a directory put in", |paths| {
+                std::fs::create_dir(paths.keys_dir.join("e.pem")).unwrap();
+            }),
+            ("a file renamed", |paths| {
+                let dir = &paths.keys_dir;
+                std::fs::rename(dir.join("b.pem"), dir.join("z.pem")).unwrap();
+            }),
+            ("a file deleted", |paths| std::fs::remove_file(paths.keys_dir.join("b.pem")).unwrap()),
+            ("a link that leads nowhere", |paths| {
+                std::fs::remove_file(paths.keys_dir.join("b.pem")).unwrap();
+                std::os::unix::fs::symlink("gone", paths.keys_dir.join("b.pem")).unwrap();
+            }),
+            ("the private key gone", |paths| std::fs::remove_file(&paths.private_key).unwrap()),
+            ("a next key", |paths| {
+                std::fs::copy(&paths.private_key, paths.next_key()).unwrap();
+            }),
+            ("all gone", |paths| std::fs::remove_dir_all(&paths.keys_dir).unwrap()),
+            ("no directory", |paths| {
+                std::fs::rename(&paths.keys_dir, paths.keys_dir.with_extension("old")).unwrap();
+                std::fs::write(&paths.keys_dir, "").unwrap();
+            }),
+        ];
+        for (what, change) in changes {
+            let (_dir, paths) = all_kinds();
+            let mut scan = Scan::default();
+            let before = scan.look(&Native, &paths, at(0));
+            let again = scan.look(&Native, &paths, at(1));
+            assert_eq!(before, again, "{what}");
+            assert!(Arc::ptr_eq(&before.0, &again.0), "{what}");
+
+            change(&paths);
+            for secs in [2, 3] {
+                let after = scan.look(&Native, &paths, at(secs));
+                assert_eq!(after, Scan::default().look(&Native, &paths, at(secs)), "{what}");
+                assert!(!Arc::ptr_eq(&before.0, &after.0), "{what}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_listing_that_failed_is_not_taken_for_the_one_before() {
+        let (_dir, paths) = all_kinds();
+        let mut scan = Scan::default();
+        let before = scan.look(&Native, &paths, at(0));
+        let hidden = paths.keys_dir.with_extension("hidden");
+        std::fs::rename(&paths.keys_dir, &hidden).unwrap();
+        std::fs::write(&paths.keys_dir, "").unwrap();
+        assert!(scan.look(&Native, &paths, at(1)).0.dropped.is_empty());
+        std::fs::remove_file(&paths.keys_dir).unwrap();
+        std::fs::rename(&hidden, &paths.keys_dir).unwrap();
+        assert_eq!(scan.look(&Native, &paths, at(2)), before);
+    }
+
+    #[test]
+    fn what_is_read_again_is_parsed_again_only_if_it_changed() {
+        let (_dir, paths) = all_kinds();
+        let dir = Native.open_dir(&paths.keys_dir).unwrap();
+        let name = OsStr::new("b.pem");
+        // By this clock the file was changed in the future: it is always read again.
+        let early = chrono::DateTime::from_timestamp(0, 0).unwrap();
+        let marked = |known: &mut Remembered| known.content = Content::Refused("marked".into());
+        let mut known = file(&*dir, name, None, early).unwrap().unwrap();
+        marked(&mut known);
+        let known = file(&*dir, name, Some(known), early).unwrap().unwrap();
+        assert!(matches!(known.content, Content::Refused(_)), "kept");
+        std::fs::copy(paths.keys_dir.join("c.pem"), paths.keys_dir.join(name)).unwrap();
+        let known = file(&*dir, name, Some(known), early).unwrap().unwrap();
+        assert!(matches!(known.content, Content::Key { private: Some(_), .. }));
     }
 }

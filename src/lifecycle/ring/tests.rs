@@ -209,3 +209,91 @@ fn a_next_key_that_cannot_be_read_any_more_goes_on_being_served() {
     assert_eq!(look(Slot::Refused, &mut ring), [key(3), key(4)]);
     assert_eq!(look(Slot::Missing, &mut ring), [key(3)], "somebody deleted it");
 }
+
+/// The server takes in what a look found only if it is not the very same as before.
+#[test]
+fn to_take_in_the_same_again_changes_nothing() {
+    // A small generator of numbers, so that a failing seed can be run again.
+    let mut state = 0_u64;
+    let mut roll = |sides: u8| {
+        state =
+            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        u8::try_from((state >> 33) % u64::from(sides)).unwrap()
+    };
+    let mut control = 0;
+    for seed in 0..2_000 {
+        let mut ring = KeyRing::default();
+        for turn in 0..10 {
+            let found = random_seen(&mut roll);
+            ring.observe(&found);
+            for _ in 0..roll(6) {
+                decide(&mut ring, &mut roll);
+                let mut again = ring.clone();
+                assert_eq!(again.observe(&found), [], "seed {seed}, turn {turn}");
+                assert_eq!(again, ring, "seed {seed}, turn {turn}");
+            }
+            // The control: what counts as written, although the directory does not have it.
+            let unsaved = ring.unsaved().next().map(Record::kid);
+            if let Some(kid) = unsaved.filter(|_| roll(4) == 0) {
+                ring.saved(kid);
+                let mut again = ring.clone();
+                again.observe(&found);
+                control += u32::from(again != ring);
+            }
+        }
+    }
+    assert!(control > 0, "the test can fail");
+}
+
+fn random_seen(roll: &mut impl FnMut(u8) -> u8) -> Seen {
+    let slot = |roll: &mut dyn FnMut(u8) -> u8| match roll(6) {
+        0 => Slot::Missing,
+        1 => Slot::Refused,
+        _ => Slot::Holds(key(roll(4))),
+    };
+    let mut found = Seen { private_key: slot(roll), next_key: slot(roll), ..Seen::default() };
+    if roll(8) == 0 {
+        found.listing = Listing::Failed;
+        return found;
+    }
+    for byte in 0..4 {
+        match roll(4) {
+            0 => {}
+            1 => {
+                found.refused_records.insert(key(byte).kid());
+                if roll(2) == 0 {
+                    found.unread_records.insert(key(byte).kid());
+                }
+            }
+            _ => drop(found.records.insert(key(byte).kid(), random_record(byte, roll))),
+        }
+        if roll(3) == 0 {
+            let held = (roll(3) > 0).then(|| key(roll(5)));
+            found.dropped.insert(format!("{byte}.pem").into(), held);
+        }
+    }
+    found
+}
+
+fn random_record(byte: u8, roll: &mut impl FnMut(u8) -> u8) -> Record {
+    let staged = Record::staged(key(byte), at(0), roll(4) == 0);
+    let staged = if roll(2) == 0 { staged } else { staged.published(at(1)) };
+    match roll(4) {
+        0 => staged,
+        1 => staged.activated(at(i64::from(roll(3)))),
+        2 => staged.retired(at(i64::from(roll(3))), &policy()),
+        _ => staged.revoked(at(i64::from(roll(3))), "leaked"),
+    }
+}
+
+/// Something that the server decides and cannot write.
+fn decide(ring: &mut KeyRing, roll: &mut impl FnMut(u8) -> u8) {
+    let byte = roll(5);
+    let kid = key(byte).kid();
+    match roll(4) {
+        0 => ring.let_go(kid),
+        1 if ring.is_gone(kid) => ring.forget(kid),
+        1 => {}
+        _ => ring.remember(random_record(byte, roll)),
+    }
+}
