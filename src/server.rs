@@ -85,7 +85,7 @@ fn listen(ip: IpAddr, port: u16) -> io::Result<TcpListener> {
 
 /// Serves until `shutdown`, and then until the open requests are answered, 3 s at most.
 ///
-/// `ready` is called once there is a set to serve.
+/// `ready` is called once a set is served and the directory has been brought up to date.
 ///
 /// # Errors
 ///
@@ -107,9 +107,8 @@ pub async fn run(
         () = &mut shutdown => return Ok(()),
     };
     let (manager, snapshot, health) = started;
-    ready();
 
-    let mut manager = pin!(keep(manager, watcher, pulse, clock));
+    let mut manager = pin!(keep(manager, watcher, pulse, clock, ready));
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let max_connections = usize::from(config.max_connections);
     let limits = Limits { max_connections, ..Limits::default() };
@@ -155,14 +154,16 @@ async fn start(config: Config, clock: Arc<impl Clock>) -> Result<Started, ServeE
     }
 }
 
-/// Reconciles at each pulse, after it, and when the manager has something to do by itself. Returns
-/// only if the manager panicked.
+/// Reconciles at once, at each pulse, after it, and when the manager has something to do by itself.
+/// Returns only if the manager panicked. `ready` is called after the first time.
 async fn keep(
     mut manager: Manager,
     mut watcher: Watcher,
     pulse: Arc<Notify>,
     clock: Arc<impl Clock>,
+    ready: impl FnOnce(),
 ) {
+    let mut ready = Some(ready);
     // Operators send it to make a server reload; without a handler it would end the process.
     let mut hangups = signal(SignalKind::hangup()).ok();
     let mut quiet_at = None::<Instant>;
@@ -190,6 +191,9 @@ async fn keep(
         });
         let Ok((kept, watching, wake_after)) = work.await else { return };
         (manager, watcher) = (kept, watching);
+        if let Some(ready) = ready.take() {
+            ready();
+        }
         wake_at = Instant::now() + wake_after.min(SWEEP);
         // Events that come meanwhile are one pulse: however many there are, looking takes a fifth of
         // the time, unless the directory is so large that changes would be served too late.
