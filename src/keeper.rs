@@ -1,9 +1,9 @@
 //! One change at a time: [`Keeper`] carries out what the lifecycle decides, in the store and in the
 //! ring. The manager and the commands work through it alike, each under the lock.
 
-use chrono::TimeDelta;
 use std::sync::Arc;
 
+use chrono::TimeDelta;
 use tracing::{debug, info, warn};
 
 use crate::clock::Clock;
@@ -65,6 +65,11 @@ impl Keeper {
         Self { store, ring: KeyRing::default(), policy, seen: None }
     }
 
+    /// Forgets all that it knows: what others have removed meanwhile is not to be written again.
+    pub fn start_over(&mut self) {
+        (self.ring, self.seen) = (KeyRing::default(), None);
+    }
+
     /// Reads the directory, and returns what is wrong with it.
     pub fn look(&mut self, now: Time) -> Vec<Problem> {
         let (seen, mut problems) = self.store.look(now);
@@ -97,6 +102,7 @@ impl Keeper {
             Action::Remove(kid) => {
                 self.store.remove(kid, locked)?;
                 self.forget(kid);
+                self.seen = None;
             }
             Action::Stage => {
                 self.stage(false, now, locked)?;
@@ -209,6 +215,8 @@ impl Keeper {
         {
             self.store.save(record, locked)?;
             self.ring.saved(kid);
+            // What is the same as before this was written is no longer what the ring has taken in.
+            self.seen = None;
         }
         Ok(())
     }

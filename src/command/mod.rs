@@ -110,6 +110,7 @@ fn settle(keeper: &mut Keeper, clock: &impl Clock) -> Result<(Locked, Time), Com
         return Err(CommandError::NoCurrentKey { path: path.display().to_string(), reason });
     }
     let locked = keeper.store.lock()?;
+    keeper.start_over();
     // Read after the wait for the lock: what another command just did lies in the past.
     let now = clock.now().wall;
     keeper.store.finish(&locked).map_err(ChangeError::from)?;
