@@ -39,8 +39,8 @@ impl Answers {
     /// read: after a request with one, the connection is closed, so that no body is ever mistaken for
     /// a request. For HEAD, hyper takes the body away and leaves its length.
     pub fn answer<B: Body>(&self, request: &Request<B>) -> Answer {
-        let bad_host = request.version() == Version::HTTP_11
-            && request.headers().get_all(HOST).iter().count() != 1;
+        let hosts = || request.headers().iter().filter(|(name, _)| *name == HOST).count();
+        let bad_host = request.version() == Version::HTTP_11 && hosts() != 1;
         let mut answer =
             if bad_host { refusal(StatusCode::BAD_REQUEST) } else { self.route(request) };
         if bad_host || !request.body().is_end_stream() {
