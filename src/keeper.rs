@@ -335,3 +335,35 @@ fn report_change(
         State::Revoked { reason, .. } => warn!(%kid, state, reason, "revoked"),
     }
 }
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::jwk::Jwk;
+    use crate::key::KeyFormat;
+    use crate::lifecycle::PolicySettings;
+    use crate::store::Paths;
+
+    #[test]
+    fn what_is_written_and_undone_before_the_next_look_is_to_be_written_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let keys_dir = dir.path().join("keys");
+        let paths = Paths { private_key: dir.path().join("private_key.pem"), keys_dir };
+        let store = Store::new(paths.clone(), KeyFormat::Sec1);
+        let mut keeper = Keeper::new(store, Policy::new(PolicySettings::default()).unwrap());
+        let now = chrono::DateTime::from_timestamp(1_795_000_000, 0).unwrap();
+        let locked = keeper.store.lock().unwrap();
+        let record = Record::staged(Jwk::from_coordinates([7; 32], [7; 32]), now, false);
+        keeper.look(now);
+        keeper.remember(record.clone(), now);
+        keeper.look(now);
+        for _ in 0..2 {
+            assert!(keeper.ring.is_unsaved(record.kid()));
+            keeper.flush(&locked).unwrap();
+            assert!(!keeper.ring.is_unsaved(record.kid()));
+            for file in std::fs::read_dir(&paths.keys_dir).unwrap() {
+                std::fs::remove_file(file.unwrap().path()).unwrap();
+            }
+            keeper.look(now);
+        }
+    }
+}
