@@ -5,6 +5,7 @@
 
 use std::ffi::OsStr;
 use std::path::Path;
+
 use std::time::Duration;
 
 use divan::counter::ItemsCount;
@@ -12,12 +13,13 @@ use divan::{Bencher, black_box};
 use getrandom::SysRng;
 use jwks_server::clock::{Clock, Moment, SystemClock};
 use jwks_server::jwk::{Jwk, JwkSet};
-use jwks_server::key::{KeyFormat, SigningKey, parse_pem};
+use jwks_server::key::{KeyFormat, SigningKey, parse_pem, public_pem};
 use jwks_server::lifecycle::{KeyRing, Policy, PolicySettings, Record, Time};
 use jwks_server::manager::{Manager, Unread};
 use jwks_server::snapshot::Snapshot;
 use jwks_server::store::{Paths, Store};
 use p256::elliptic_curve::sec1::ToSec1Point as _;
+use parking_lot::Mutex;
 use tempfile::TempDir;
 
 const KEYS: usize = 1_000;
@@ -32,6 +34,16 @@ fn keys() -> impl Iterator<Item = SigningKey> {
     (0..KEYS).map(|_| SigningKey::generate(&mut SysRng).unwrap())
 }
 
+/// So many public keys; they are made once.
+fn public_keys(count: usize) -> &'static [Jwk] {
+    static PUBLIC: Mutex<Vec<Jwk>> = Mutex::new(Vec::new());
+    let mut made = PUBLIC.lock();
+    while made.len() < count {
+        made.push(*SigningKey::generate(&mut SysRng).unwrap().jwk());
+    }
+    made[..count].to_vec().leak()
+}
+
 fn paths(dir: &Path) -> Paths {
     Paths { private_key: dir.join("private_key.pem"), keys_dir: dir.join("keys") }
 }
@@ -44,17 +56,27 @@ fn now() -> Time {
     SystemClock::wall()
 }
 
-/// A directory with a record of each of [`KEYS`] keys.
-fn records() -> TempDir {
+/// A directory with a record of each of `count` keys.
+fn records(count: usize) -> TempDir {
     let dir = tempfile::tempdir().unwrap();
     let store = store(&dir);
     let locked = store.lock().unwrap();
     let at = now();
     let policy = Policy::new(PolicySettings::default()).unwrap();
-    for key in keys() {
+    for key in public_keys(count) {
         // Retired, so that a server finds nothing to do about it.
-        let record = Record::staged(*key.jwk(), at, false).published(at).retired(at, &policy);
+        let record = Record::staged(*key, at, false).published(at).retired(at, &policy);
         store.save(&record, &locked).unwrap();
+    }
+    dir
+}
+
+/// A directory with so many dropped public keys.
+fn dropped(count: usize) -> TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir(dir.path().join("keys")).unwrap();
+    for (number, key) in public_keys(count).iter().enumerate() {
+        std::fs::write(dir.path().join(format!("keys/{number}.pem")), public_pem(key)).unwrap();
     }
     dir
 }
@@ -67,31 +89,48 @@ fn load_and_render(dir: &TempDir, at: Time) -> Snapshot {
     let mut ring = KeyRing::default();
     let (seen, _) = store(dir).look(at);
     ring.observe(&*seen);
-    render(ring.records().map(|record| record.key).collect())
+    render(ring.served())
 }
+
+const COUNTS: [usize; 5] = [1, 10, 100, 1_000, 10_000];
 
 /// The peer of [`records_rendered`]: the same files, opened, read and closed.
-#[divan::bench]
-fn records_only_read(bencher: Bencher) {
-    let dir = records();
-    let keys_dir = dir.path().join("keys");
-    bencher.counter(ItemsCount::new(KEYS)).bench_local(|| {
-        let files = std::fs::read_dir(&keys_dir).unwrap();
-        files.map(|file| std::fs::read(file.unwrap().path()).unwrap().len()).sum::<usize>()
-    });
+#[divan::bench(args = COUNTS)]
+fn records_only_read(bencher: Bencher, count: usize) {
+    let dir = records(count);
+    bencher.counter(ItemsCount::new(count)).bench_local(|| only_read(&dir));
 }
 
-#[divan::bench]
-fn records_rendered(bencher: Bencher) {
-    let dir = records();
+#[divan::bench(args = COUNTS)]
+fn records_rendered(bencher: Bencher, count: usize) {
+    let dir = records(count);
     let at = now() + SETTLED;
-    bencher.counter(ItemsCount::new(KEYS)).bench_local(|| load_and_render(&dir, at));
+    bencher.counter(ItemsCount::new(count)).bench_local(|| load_and_render(&dir, at));
+}
+
+/// The peer of [`dropped_rendered`].
+#[divan::bench(args = COUNTS)]
+fn dropped_only_read(bencher: Bencher, count: usize) {
+    let dir = dropped(count);
+    bencher.counter(ItemsCount::new(count)).bench_local(|| only_read(&dir));
+}
+
+#[divan::bench(args = COUNTS)]
+fn dropped_rendered(bencher: Bencher, count: usize) {
+    let dir = dropped(count);
+    let at = now() + SETTLED;
+    bencher.counter(ItemsCount::new(count)).bench_local(|| load_and_render(&dir, at));
+}
+
+fn only_read(dir: &TempDir) -> usize {
+    let files = std::fs::read_dir(dir.path().join("keys")).unwrap();
+    files.map(|file| std::fs::read(file.unwrap().path()).unwrap().len()).sum()
 }
 
 /// The peer of the two sweeps: the names, and a `stat` of each.
 #[divan::bench]
 fn files_only_listed(bencher: Bencher) {
-    let dir = records();
+    let dir = records(KEYS);
     let keys_dir = dir.path().join("keys");
     bencher.counter(ItemsCount::new(KEYS)).bench_local(|| {
         let opened = rustix::fs::open(
@@ -114,7 +153,7 @@ fn files_only_listed(bencher: Bencher) {
 /// A look at files that have not changed.
 #[divan::bench]
 fn sweep_of_the_store(bencher: Bencher) {
-    let dir = records();
+    let dir = records(KEYS);
     let at = now() + SETTLED;
     let mut store = store(&dir);
     store.look(at);
@@ -133,7 +172,7 @@ impl Clock for Stopped {
 /// The whole of what the server does when there is nothing to do.
 #[divan::bench]
 fn sweep_of_the_manager(bencher: Bencher) {
-    let dir = records();
+    let dir = records(KEYS);
     let policy = Policy::new(PolicySettings::default()).unwrap();
     let clock = |wall| Stopped(Moment { wall, elapsed: Duration::ZERO });
     let started = clock(now());
@@ -144,6 +183,27 @@ fn sweep_of_the_manager(bencher: Bencher) {
     bencher
         .counter(ItemsCount::new(KEYS))
         .bench_local(|| manager.reconcile(black_box(&later), None));
+}
+
+/// A file renamed into `keys/` among [`KEYS`] others, and away again, each time until the set is
+/// published: what [`files_only_listed`] bounds from below.
+#[divan::bench]
+fn file_renamed_in_and_away(bencher: Bencher) {
+    let dir = dropped(KEYS);
+    let policy = Policy::new(PolicySettings::default()).unwrap();
+    let clock = |wall| Stopped(Moment { wall, elapsed: Duration::ZERO });
+    let (mut manager, _snapshot, _health) =
+        Manager::start(store(&dir), policy, &clock(now()), Unread::Ignore).unwrap();
+    let later = clock(now() + SETTLED);
+    let (outside, inside) = (dir.path().join("new"), dir.path().join("keys/new.pem"));
+    std::fs::write(&outside, public_pem(public_keys(KEYS + 1).last().unwrap())).unwrap();
+    manager.reconcile(&later, None);
+    bencher.counter(ItemsCount::new(2_usize)).bench_local(|| {
+        std::fs::rename(&outside, &inside).unwrap();
+        manager.reconcile(black_box(&later), None);
+        std::fs::rename(&inside, &outside).unwrap();
+        manager.reconcile(black_box(&later), None);
+    });
 }
 
 /// The peer of [`private_keys_rendered`]: the way that p256's own parsers go, which derives the
