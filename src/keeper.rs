@@ -335,6 +335,7 @@ fn report_change(
         State::Revoked { reason, .. } => warn!(%kid, state, reason, "revoked"),
     }
 }
+
 #[cfg(test)]
 mod tests {
     use super::*;
