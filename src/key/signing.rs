@@ -2,17 +2,23 @@
 
 use std::error::Error;
 use std::fmt;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use p256::ecdsa::signature::{Signer as _, Verifier as _};
 use p256::ecdsa::{Signature, VerifyingKey};
-use p256::elliptic_curve::Generate as _;
 use p256::elliptic_curve::point::AffineCoordinates as _;
 use p256::elliptic_curve::rand_core::TryCryptoRng;
+use p256::elliptic_curve::{Generate as _, Group as _};
+use p256::{AffinePoint, ProjectivePoint, SecretKey};
 use zeroize::Zeroizing;
 
 use super::encode::uncompressed;
 use super::scrub::scrubbed;
 use crate::jwk::{COORDINATE_LEN, Jwk};
+
+/// How many public halves are derived without a table of multiples of the base point. To make the
+/// table takes as long as it saves on the first few keys, which are all that most directories have.
+const WITHOUT_TABLE: usize = 2;
 
 /// A P-256 private key, with its public half.
 ///
@@ -20,7 +26,7 @@ use crate::jwk::{COORDINATE_LEN, Jwk};
 /// zeroized when it is dropped.
 pub struct SigningKey {
     /// Boxed, since a move of the key itself would leave a copy behind that nothing zeroizes.
-    secret: Box<p256::ecdsa::SigningKey>,
+    secret: Box<SecretKey>,
     jwk: Jwk,
 }
 
@@ -34,21 +40,22 @@ impl SigningKey {
     where
         R: TryCryptoRng<Error: Send + Sync + 'static> + ?Sized,
     {
-        let secret = scrubbed(|| p256::ecdsa::SigningKey::try_generate_from_rng(rng).map(Box::new))
+        let secret = scrubbed(|| SecretKey::try_generate_from_rng(rng).map(Box::new))
             .map_err(|error| GenerateError::Random(Box::new(error)))?;
-        let key = Self::with_public_half(secret);
+        let key = scrubbed(|| Self::with_public_half(secret));
         if key.verifies_itself() { Ok(key) } else { Err(GenerateError::SelfTest) }
     }
 
     /// The key of this big-endian scalar, unless it is 0 or not below the order of the curve.
     pub(super) fn from_scalar(scalar: &[u8; COORDINATE_LEN]) -> Option<Self> {
-        let secret = p256::ecdsa::SigningKey::from_bytes(scalar.into()).ok()?;
+        let secret = SecretKey::from_bytes(scalar.into()).ok()?;
         Some(Self::with_public_half(Box::new(secret)))
     }
 
-    /// Reads the public half off; `secret` has derived it already, which is the costly part.
-    fn with_public_half(secret: Box<p256::ecdsa::SigningKey>) -> Self {
-        let point = secret.verifying_key().as_affine();
+    fn with_public_half(secret: Box<SecretKey>) -> Self {
+        static DERIVED: AtomicUsize = AtomicUsize::new(0);
+        let with_table = DERIVED.fetch_add(1, Ordering::Relaxed) >= WITHOUT_TABLE;
+        let point = public_point(&secret, with_table);
         let jwk = Jwk::from_coordinates(point.x().into(), point.y().into());
         Self { secret, jwk }
     }
@@ -62,7 +69,8 @@ impl SigningKey {
     ///
     /// It is deterministic (RFC 6979), so it needs no random source.
     pub fn sign(&self, message: &[u8]) -> [u8; 64] {
-        let signature: Signature = scrubbed(|| self.secret.sign(message));
+        let signature: Signature =
+            scrubbed(|| p256::ecdsa::SigningKey::from(&*self.secret).sign(message));
         signature.to_bytes().into()
     }
 
@@ -76,6 +84,17 @@ impl SigningKey {
         const MESSAGE: &[u8] = b"jwks-server self-test";
         verify(&self.jwk, MESSAGE, &self.sign(MESSAGE))
     }
+}
+
+/// The base point, multiplied: most of what reading a key costs.
+fn public_point(secret: &SecretKey, with_table: bool) -> AffinePoint {
+    let scalar = Zeroizing::new(*secret.to_nonzero_scalar());
+    let point = if with_table {
+        ProjectivePoint::mul_by_generator(&scalar)
+    } else {
+        ProjectivePoint::GENERATOR * &*scalar
+    };
+    point.to_affine()
 }
 
 impl fmt::Debug for SigningKey {
@@ -166,6 +185,22 @@ mod tests {
         assert!(key.verifies_itself());
         key.jwk = SigningKey::from_scalar(&[8; COORDINATE_LEN]).unwrap().jwk;
         assert!(!key.verifies_itself());
+    }
+
+    #[test]
+    fn the_public_half_is_the_same_with_the_table_and_without() {
+        let scalars = [&[0; 31][..], &[1]]
+            .concat()
+            .try_into()
+            .into_iter()
+            .chain((1..=u8::MAX).map(|byte| [byte; COORDINATE_LEN]));
+        for scalar in scalars {
+            let Ok(secret) = SecretKey::from_bytes(&scalar.into()) else {
+                assert_eq!(scalar, [u8::MAX; COORDINATE_LEN], "the only one above the order");
+                continue;
+            };
+            assert_eq!(public_point(&secret, true), public_point(&secret, false));
+        }
     }
 
     #[test]
