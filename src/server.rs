@@ -10,7 +10,6 @@ use std::time::Duration;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, sleep_until};
 use tracing::info;
 
@@ -21,7 +20,7 @@ use crate::http::{self, Limits};
 use crate::manager::{Manager, SWEEP, StartError, Unread};
 use crate::snapshot::{Reader, Snapshot};
 use crate::store::{LockError, Problem, Store};
-use crate::watch::Watcher;
+use crate::watch::{Pulse, Watcher, watch};
 
 /// After the last event of a burst the manager looks once more, after this much quiet.
 const QUIET: Duration = Duration::from_millis(100);
@@ -99,8 +98,7 @@ pub async fn run(
 ) -> Result<(), ServeError> {
     let clock = Arc::new(clock);
     // The watch begins before the first look, so that no change falls between the two.
-    let watcher = Watcher::new([config.paths.root().to_owned(), config.paths.keys_dir.clone()]);
-    let pulse = watcher.pulse();
+    let (watcher, pulse) = watch([config.paths.root().to_owned(), config.paths.keys_dir.clone()]);
     let mut shutdown = pin!(shutdown);
     let started = tokio::select! {
         started = start(config.clone(), Arc::clone(&clock)) => started?,
@@ -159,7 +157,7 @@ async fn start(config: Config, clock: Arc<impl Clock>) -> Result<Started, ServeE
 async fn keep(
     mut manager: Manager,
     mut watcher: Watcher,
-    pulse: Arc<Notify>,
+    mut pulse: Pulse,
     clock: Arc<impl Clock>,
     ready: impl FnOnce(),
 ) {
@@ -170,7 +168,7 @@ async fn keep(
     let mut wake_at = Instant::now();
     loop {
         tokio::select! {
-            () = pulse.notified() => quiet_at = Some(Instant::now() + QUIET),
+            () = pulse.next() => quiet_at = Some(Instant::now() + QUIET),
             () = sleep_until(quiet_at.unwrap_or(wake_at).min(wake_at)) => quiet_at = None,
             () = hangup(&mut hangups) => {}
         }

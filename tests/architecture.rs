@@ -31,7 +31,7 @@ const MAP: &[(&str, &[&str])] = &[
 
 /// Crates that a pure module must not name: it knows no runtime, no files and no sockets.
 const PURE: &[&str] = &["jwk", "health", "key", "assertion", "lifecycle"];
-const IMPURE: &[&str] = &["tokio::", "std::fs", "std::net", "rustix::", "notify::", "hyper::"];
+const IMPURE: &[&str] = &["tokio::", "std::fs", "std::net", "rustix::", "inotify::", "hyper::"];
 
 fn sources() -> BTreeMap<String, Vec<PathBuf>> {
     fn walk(dir: &Path, found: &mut Vec<PathBuf>) {

@@ -92,7 +92,7 @@ fn public_point(secret: &SecretKey, with_table: bool) -> AffinePoint {
     let point = if with_table {
         ProjectivePoint::mul_by_generator(&scalar)
     } else {
-        ProjectivePoint::GENERATOR * &*scalar
+        ProjectivePoint::GENERATOR * *scalar
     };
     point.to_affine()
 }

@@ -162,6 +162,11 @@ fn give_away(file: &File, dir: BorrowedFd<'_>, like: &Path) -> io::Result<()> {
         Err(Errno::NOENT) => rustix::fs::fstat(dir)?,
         found => found?,
     };
+    let held = rustix::fs::fstat(file)?;
+    // To change it for the same is a change of its own, and would be heard as a file event.
+    if (held.st_uid, held.st_gid) == (model.st_uid, model.st_gid) {
+        return Ok(());
+    }
     let (owner, group) = (Uid::from_raw(model.st_uid), Gid::from_raw(model.st_gid));
     match rustix::fs::fchown(file, Some(owner), Some(group)) {
         // A container whose root may not do so serves as root.
