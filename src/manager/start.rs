@@ -13,7 +13,7 @@ use crate::error::chain;
 use crate::health::Health;
 use crate::jwk::{JwkSet, JwkSetError};
 use crate::keeper::{ChangeError, Keeper};
-use crate::lifecycle::{Policy, Record, Slot, State, opening};
+use crate::lifecycle::{Policy, Record, Slot, State, opening, settle};
 use crate::snapshot::{Reader, RenderError, Snapshot, channel};
 use crate::store::{LockError, Problem, Store};
 
@@ -60,11 +60,11 @@ pub enum Unread {
 }
 
 impl Manager {
-    /// Brings the directory into order, makes a key if there is none, and returns the manager with
-    /// the readers of what it publishes.
+    /// Makes a key if there is none, gives each key a record, and returns the manager with the readers
+    /// of what it publishes.
     ///
-    /// [`Manager::reconcile`] comes next, once the set is served: it writes down when a key was first
-    /// published, and a key is published when verifiers can fetch it.
+    /// [`Manager::reconcile`] comes next, once the set is served: it finishes what a killed process has
+    /// left, and writes down when a key was first published, which it is when verifiers can fetch it.
     ///
     /// # Errors
     ///
@@ -102,9 +102,14 @@ impl Manager {
                 return Err(StartError::Unread(problem.clone()));
             }
         }
-        let trouble = match role {
-            Role::Keeper(_) => prepare(&mut keeper, clock).err(),
-            Role::Follower(_) | Role::ReadOnly(_) => None,
+        // What need not be changed before it is served is served at once. What a killed process has
+        // left is then finished by the first reconciliation.
+        let at_odds =
+            opening(&keeper.ring).is_some() || settle(&keeper.ring, &keeper.policy, now).is_some();
+        let is_keeper = matches!(role, Role::Keeper(_));
+        let trouble = match is_keeper && at_odds {
+            true => prepare(&mut keeper, clock).err(),
+            false => None,
         };
         // A start may not guess in place of a current key that is there and no good.
         let promised = keeper.ring.records().any(|record| !record.is_revoked());
@@ -140,7 +145,7 @@ impl Manager {
             role,
             retry_at: Duration::ZERO,
             clocks: ClockWatch::default(),
-            is_unfinished: trouble.is_some(),
+            is_unfinished: trouble.is_some() || is_keeper && !at_odds,
             opens: trouble.is_some(),
             failure: trouble.as_ref().map(|trouble| super::failed(trouble)),
             busy_since: None,
