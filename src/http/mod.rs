@@ -13,9 +13,12 @@ use std::future::{poll_fn, ready};
 use std::io;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use ::http::header::CONNECTION;
+use hyper::Request;
+use hyper::body::{Body as _, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
@@ -107,8 +110,15 @@ impl Server {
     /// hyper needs for a request is made when there is one.
     async fn converse(self: Arc<Self>, stream: TcpStream, mut stopped: watch::Receiver<()>) {
         let mut stream = BoundedStream::new(stream, Arc::clone(&self.bounds));
-        let service =
-            service_fn(|request| ready(Ok::<_, Infallible>(self.answers.answer(&request))));
+        // Whether the client is done if the connection ends after the answer under way: its request
+        // had no content, and it is not we who want the end.
+        let is_last = AtomicBool::new(false);
+        let service = service_fn(|request: Request<Incoming>| {
+            let answer = self.answers.answer(&request);
+            let ends = answer.headers().contains_key(CONNECTION);
+            is_last.store(request.body().is_end_stream() && !ends, Ordering::Relaxed);
+            ready(Ok::<_, Infallible>(answer))
+        });
         loop {
             let begun = tokio::select! {
                 // A request that has arrived is answered, even if the signal came first.
@@ -136,10 +146,12 @@ impl Server {
             if stream.is_parked() && between && !stopping {
                 continue;
             }
+            let is_done =
+                ended.is_ok() && !stopping && parts.read_buf.is_empty() && is_last.into_inner();
             if let Err(error) = ended {
                 tracing::trace!(%error, "connection ended early");
             }
-            if !stream.is_exceeded() {
+            if !is_done && !stream.is_exceeded() {
                 // The peer may be gone, which is an end as well.
                 let _ = poll_fn(|cx| Pin::new(&mut stream).poll_shutdown(cx)).await;
             }

@@ -234,6 +234,33 @@ async fn clients_beyond_the_cap_are_served_when_a_slot_is_free() {
 }
 
 #[tokio::test]
+async fn who_asks_for_the_last_answer_keeps_no_slot_afterwards() {
+    let server = start(Limits { max_connections: 1, ..wide() }).await;
+    let mut last = server.connect().await;
+    last.send(LAST_GET).await;
+    let mut next = server.connect().await;
+    next.send(LAST_GET).await;
+    next.next_answer().await;
+    last.next_answer().await;
+
+    // The control: who may still be sending is waited for, since to close would take the answer away.
+    for unfinished in [
+        "POST /.well-known/jwks.json HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 9\r\n\r\n",
+        "GET / HTTP/1.1\r\n\r\n",
+    ] {
+        let server = start(Limits { max_connections: 1, ..wide() }).await;
+        let mut last = server.connect().await;
+        last.send(unfinished).await;
+        let mut next = server.connect().await;
+        next.send(LAST_GET).await;
+        assert!(timeout(LATER, next.0.readable()).await.is_err(), "{unfinished:?}");
+        last.next_answer().await;
+        drop(last);
+        next.next_answer().await;
+    }
+}
+
+#[tokio::test]
 async fn a_flood_of_requests_that_nobody_reads_the_answers_of_is_stopped() {
     let mut server = start(wide()).await;
     server.snapshot.publish(snapshot(1, 100));

@@ -26,6 +26,8 @@ use verifiers::YEAR;
 use world::{Tally, World};
 
 const WORKERS: usize = 2;
+/// How often a long run says how far it is.
+const TOLD_EVERY: i64 = 25_000 * YEAR;
 
 fn from_environment(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|value| value.parse().unwrap())
@@ -42,7 +44,14 @@ fn simulate(first: u64, years: i64) -> (u64, Tally) {
                 while total.lock().time < years * YEAR && failed.lock().is_empty() {
                     let seed = next.fetch_add(1, Ordering::Relaxed);
                     match World::run(&Scenario::of(seed), false) {
-                        Ok(tally) => *total.lock() += &tally,
+                        Ok(tally) => {
+                            let mut total = total.lock();
+                            let before = total.time / TOLD_EVERY;
+                            *total += &tally;
+                            if total.time / TOLD_EVERY > before {
+                                println!("{} years: {total:?}", total.time / YEAR);
+                            }
+                        }
                         Err(_) => failed.lock().push(seed),
                     }
                 }
