@@ -107,10 +107,7 @@ impl Manager {
         let at_odds =
             opening(&keeper.ring).is_some() || settle(&keeper.ring, &keeper.policy, now).is_some();
         let is_keeper = matches!(role, Role::Keeper(_));
-        let trouble = match is_keeper && at_odds {
-            true => prepare(&mut keeper, clock).err(),
-            false => None,
-        };
+        let trouble = if is_keeper && at_odds { prepare(&mut keeper, clock).err() } else { None };
         // A start may not guess in place of a current key that is there and no good.
         let promised = keeper.ring.records().any(|record| !record.is_revoked());
         if *keeper.ring.private_key() == Slot::Refused && !promised {
