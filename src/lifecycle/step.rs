@@ -220,10 +220,23 @@ fn rotation(ring: &KeyRing, policy: &Policy, now: Time, serving: &Serving<'_>) -
         (None, None) => return None,
     };
     let at = wanted_at
-        .max(ready_at(record.published_at?, policy))
+        .max(may_sign_at(record, policy, now, serving)?)
         .max(served_long_enough_at(*next, policy, now, serving))
         .max(pause_ends_at(now, serving));
     Some(Agenda { at, action: Action::Promote(next.kid()) })
+}
+
+/// When the key of `record` will have been published for the lead time.
+///
+/// If it was first published in the future, the clock was set and that tells nothing: then the time
+/// for which this process has served it counts.
+fn may_sign_at(record: &Record, policy: &Policy, now: Time, serving: &Serving<'_>) -> Option<Time> {
+    let published_at = record.published_at?;
+    let by_record = ready_at(published_at, policy);
+    let served_for = serving.served_for.get(&record.kid()).filter(|_| published_at > now);
+    Some(served_for.map_or(by_record, |served_for| {
+        by_record.min(now + policy.publish_lead().saturating_sub(*served_for))
+    }))
 }
 
 /// When this process will have served `key` for as long as a cache may hold a set without it.

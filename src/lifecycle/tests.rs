@@ -260,6 +260,22 @@ fn publish_before_sign() {
 }
 
 #[test]
+fn a_publication_in_the_future_holds_no_key_back_for_longer_than_the_lead() {
+    let mut desk = Desk::start(policy(None));
+    desk.files.next_key = Slot::Holds(key(9));
+    desk.run();
+    desk.now -= Duration::from_secs(1_000 * LEAD);
+    let requested = Record::staged(key(9), desk.now, true).state;
+    let record = desk.files.records[&key(9).kid()].with(requested);
+    desk.files.records.insert(key(9).kid(), record);
+    desk.restart();
+    desk.wait(LEAD - 1);
+    assert_eq!(desk.promotions(), []);
+    desk.wait(1);
+    assert_eq!(desk.promotions().len(), 1);
+}
+
+#[test]
 fn a_next_key_without_a_schedule_waits_to_be_asked_for() {
     let mut desk = Desk::start(policy(None));
     desk.files.next_key = Slot::Holds(key(9));
