@@ -74,6 +74,9 @@ pub struct KeyRing {
     /// What `next_key.pem` held when it could be read last, until it is deleted. Its record, too, may
     /// be one that cannot be read.
     last_next: Option<Jwk>,
+    /// Keys that one of the two files held until another took their place, while their records could
+    /// not be read, if they have any: they may have signed.
+    replaced: BTreeMap<KeyId, Jwk>,
     records: BTreeMap<KeyId, Record>,
     /// The kids of records that the directory does not have in this form, because a write failed or
     /// somebody deleted the file, each with what the directory had then. They are served all the
@@ -98,6 +101,7 @@ impl KeyRing {
     /// written: [`KeyRing::remember`], [`KeyRing::let_go`], or [`KeyRing::forget`] of what is gone.
     pub fn observe(&mut self, seen: impl Borrow<Seen>) -> Vec<Record> {
         let seen = seen.borrow();
+        let held_before = [self.last_held, self.last_next];
         self.private_key = seen.private_key;
         self.last_held = self.private_key.key().or(self.last_held);
         self.next_key = seen.next_key;
@@ -119,6 +123,10 @@ impl KeyRing {
                 changed.extend(self.observe_record(*kid, record));
             }
         }
+        let held = [self.last_held, self.last_next];
+        self.replaced.extend(held_before.into_iter().flatten().map(|key| (key.kid(), key)));
+        self.replaced
+            .retain(|kid, key| !held.contains(&Some(*key)) && !self.records.contains_key(kid));
         self.unread_records.clone_from(&seen.unread_records);
         if seen.listing == Listing::Complete {
             let before = std::mem::take(&mut self.dropped);
@@ -165,6 +173,7 @@ impl KeyRing {
     /// [`KeyRing::saved`].
     pub fn remember(&mut self, record: Record) {
         let kid = record.kid();
+        self.replaced.remove(&kid);
         let before = self.records.insert(kid, record);
         self.unsaved.entry(kid).or_insert(before);
     }
@@ -243,6 +252,11 @@ impl KeyRing {
             .any(|kid| self.record(kid).is_none() && !self.may_have_unread_record(kid))
     }
 
+    /// The keys that were held and replaced and have no record that is known.
+    pub fn replaced(&self) -> impl Iterator<Item = Jwk> {
+        self.replaced.values().copied()
+    }
+
     /// All records, by kid.
     pub fn records(&self) -> impl Iterator<Item = &Record> {
         self.records.values()
@@ -295,6 +309,7 @@ impl KeyRing {
 
         let in_order = current
             .into_iter()
+            .chain(self.replaced())
             .chain(retired.into_iter().map(|(_, key)| key))
             .chain(self.dropped.values().copied())
             .chain(next.map(|record| record.key))

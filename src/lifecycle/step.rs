@@ -98,7 +98,9 @@ pub fn opening(ring: &KeyRing) -> Option<Action> {
 /// This is recovery as much as it is following a person's hand: a crash in the middle of a rotation
 /// leaves files that are one rename ahead of the records, just as a dropped-in key does.
 pub fn settle(ring: &KeyRing, policy: &Policy, now: Time) -> Option<Action> {
-    follow_private_key(ring, policy, now).or_else(|| follow_next_key(ring, policy, now))
+    follow_private_key(ring, policy, now)
+        .or_else(|| follow_next_key(ring, policy, now))
+        .or_else(|| follow_replaced(ring, policy, now))
 }
 
 /// When a key that is `published_at` may sign.
@@ -163,6 +165,13 @@ fn follow_next_key(ring: &KeyRing, policy: &Policy, now: Time) -> Option<Action>
                 && Some(record.key) != current
         })
         .map(|orphan| Action::Write(orphan.retired(now, policy)))
+}
+
+/// A key that was held and replaced without a record is published as long as if it had one.
+fn follow_replaced(ring: &KeyRing, policy: &Policy, now: Time) -> Option<Action> {
+    ring.replaced()
+        .find(|key| !ring.may_have_unread_record(key.kid()))
+        .map(|key| Action::Write(Record::staged(key, now, false).retired(now, policy)))
 }
 
 /// Notes the first time that a key is served.

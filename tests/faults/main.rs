@@ -49,7 +49,7 @@ fn try_fault(case: &Case, point: &Point, fault: Fault) -> bool {
             if let Err(panic) = catch_unwind(AssertUnwindSafe(settled)) {
                 // Every thread has an n-th call; and the runtime ends if it cannot wake itself,
                 // which no disk can bring about.
-                let ended = (0..400).any(|_| {
+                let ended = (0..2_000).any(|_| {
                     pause(Duration::from_millis(5));
                     !server.runs()
                 });

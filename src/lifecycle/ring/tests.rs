@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use super::*;
-use crate::lifecycle::{Policy, PolicySettings, Time};
+use crate::lifecycle::{Action, Policy, PolicySettings, Time, settle};
 
 fn key(byte: u8) -> Jwk {
     Jwk::from_coordinates([byte; 32], [byte; 32])
@@ -114,6 +114,58 @@ fn a_record_that_cannot_be_read_is_not_written_a_second_time() {
 }
 
 #[test]
+fn a_key_whose_record_cannot_be_read_is_served_after_another_took_its_place() {
+    let holds = |private_key, next_key| Seen {
+        private_key: Slot::Holds(key(private_key)),
+        next_key: Slot::Holds(key(next_key)),
+        ..seen([])
+    };
+    let unread = Seen {
+        unread_records: [key(1).kid(), key(2).kid()].into(),
+        refused_records: [key(1).kid(), key(2).kid()].into(),
+        ..holds(3, 4)
+    };
+    let retired = current(1).retired(at(10), &policy());
+    for (found, goes_on) in [
+        (unread.clone(), true),
+        (Seen { listing: Listing::Failed, ..holds(3, 4) }, true),
+        (Seen { records: [(key(1).kid(), retired)].into(), ..unread.clone() }, true),
+        (
+            Seen {
+                records: [
+                    (key(1).kid(), current(1).revoked(at(10), "")),
+                    (key(2).kid(), current(2).revoked(at(10), "")),
+                ]
+                .into(),
+                ..unread
+            },
+            false,
+        ),
+    ] {
+        let mut ring = KeyRing::default();
+        ring.observe(Seen { listing: Listing::Failed, ..holds(1, 2) });
+        assert_eq!(settle(&ring, &policy(), at(20)), None, "what is recorded is not known");
+        ring.observe(&found);
+        for gone in [key(1), key(2)] {
+            assert_eq!(ring.served().contains(&gone), goes_on, "{found:?}");
+        }
+    }
+
+    // Once it is known that they have no record, they get one.
+    let mut ring = KeyRing::default();
+    ring.observe(Seen { listing: Listing::Failed, ..holds(1, 2) });
+    let recorded = seen([current(3), Record::staged(key(4), at(0), false)]);
+    ring.observe(Seen { records: recorded.records, ..holds(3, 4) });
+    for _ in 0..2 {
+        let Some(Action::Write(record)) = settle(&ring, &policy(), at(20)) else { panic!() };
+        assert_eq!(record.remove_at(), Some(at(80)));
+        ring.remember(record);
+    }
+    assert!(ring.record(key(1).kid()).is_some() && ring.record(key(2).kid()).is_some());
+    assert_eq!(ring.replaced().next(), None);
+}
+
+#[test]
 fn an_unreadable_file_leaves_the_key_that_it_held_last_current() {
     // Two keys of one second; the later one has each of the two kids once.
     for (earlier, later) in [(1, 2), (2, 1)] {
@@ -207,7 +259,8 @@ fn a_next_key_that_cannot_be_read_any_more_goes_on_being_served() {
     };
     assert_eq!(look(Slot::Holds(key(4)), &mut ring), [key(3), key(4)]);
     assert_eq!(look(Slot::Refused, &mut ring), [key(3), key(4)]);
-    assert_eq!(look(Slot::Missing, &mut ring), [key(3)], "somebody deleted it");
+    let deleted = look(Slot::Missing, &mut ring);
+    assert_eq!(deleted, [key(3), key(4)], "somebody may have taken it to sign with");
 }
 
 /// The server takes in what a look found only if it is not the very same as before.
