@@ -154,6 +154,22 @@ class Bench:
             finally:
                 load.kill()
 
+    def idle(self):
+        """CPU of servers that are left alone. A thread may end: what was seen of it last counts."""
+        seconds = 20 if self.quick else 60
+        with self.all_started(3) as servers:
+            time.sleep(SETTLE)
+            before = {server: dict(server.threads()) for server in servers}
+            last = {server: dict(threads) for server, threads in before.items()}
+            end = time.monotonic() + seconds
+            while time.monotonic() < end:
+                time.sleep(0.1)
+                for server in servers:
+                    last[server] |= server.threads()
+            for server in servers:
+                used = sum(last[server].values()) - sum(before[server].values())
+                yield "CPU when idle, each second", server.name, used / seconds * 1e6
+
     def startup(self):
         """From the exec to the first whole 200, with a key there."""
         for _ in range(4 if self.quick else 20):
@@ -254,6 +270,7 @@ MEASURES = {
     "loads": Bench.loads,
     "key-counts": Bench.counts,
     "memory": Bench.memory,
+    "idle": Bench.idle,
     "start": Bench.startup,
     "renamed": Bench.renamed,
 }
@@ -276,6 +293,7 @@ ROWS = {
     **{f"CPU per GET of {count:,} keys": ("µs", None, "") for count in COUNTS if count != 100},
     "PSS idle": ("MB", None, "≤ 3.5 MB"),
     "bytes per idle connection": ("", None, "≤ 6,144"),
+    "CPU when idle, each second": ("µs", None, ""),
     "exec to first 200": ("ms", "go", "≤ 0.62 of Go"),
     "CPU from exec to first 200": ("ms", "go", ""),
     "exec to first 200, makes a key": ("ms", None, ""),

@@ -170,11 +170,18 @@ class Server:
                 if int(fields[2]) == self.process.pid:
                     yield entry
 
+    def threads(self):
+        """Each of its threads, with its seconds on a processor."""
+        for process in self.processes():
+            for file in process.glob("task/*/schedstat"):
+                try:
+                    yield file, int(file.read_text().split()[0]) / 1e9
+                except OSError:
+                    continue  # It has just ended.
+
     def cpu_seconds(self):
         """Time on a processor of all its threads."""
-        return sum(int(file.read_text().split()[0])
-                   for process in self.processes()
-                   for file in process.glob("task/*/schedstat")) / 1e9
+        return sum(seconds for _, seconds in self.threads())
 
     def memory(self, kind):
         """Bytes of memory, with each shared page divided by those who share it.
