@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 from files import ACCEPTED, REFUSED
-from secret import CANARY, PAGE, Secret
+from secret import CANARY, CANARY_KID, PAGE, Secret
 
 PATHS = ["/.well-known/jwks.json", "/.well-known/jwks.json?a=b", "/healthz", "/readyz", "/", "/nothing",
          "/private_key.pem", "/next_key.pem", "/keys/", "/.well-known/../private_key.pem",
@@ -27,9 +27,10 @@ ODD = [b"\r\n\r\n", b"GET\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n", b"GET / HTTP/1.1\
        b"GET /" + b"a" * 20_000 + b" HTTP/1.1\r\nHost: a\r\n\r\n",
        b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
        b"GET /.well-known/jwks.json HTTP/1.1\r\nHost: a\r\nIf-None-Match: \"x\", *\r\n\r\n"]
-SETTINGS = ["--port", "0", "--bind", "127.0.0.1", "--publish-lead", "1s", "--retain-for", "2s",
-            "--cache-max-age", "1s"]
-ROTATING = ["--rotate-every", "2s"]
+SETTINGS = ["--port", "0", "--bind", "127.0.0.1", "--publish-lead", "1s", "--cache-max-age", "1s"]
+PLAIN = ["sec1.pem", "pkcs8.pem"]
+ROTATING = ["--rotate-every", "2s", "--retain-for", "2s"]
+REVOKE = ["revoke", CANARY_KID, "--reason", "leaked"]
 
 
 class Search:
@@ -116,7 +117,7 @@ class Directory:
         for args in (["status"], ["status", "--json"], ["check"],
                      ["assertion", "--client-id", "c", "--audience", "http://a/"],
                      ["dpop", "--method", "GET", "--url", "http://a/"],
-                     ["rotate"], ["rotate", "--now"], ["status"]):
+                     ["rotate"], ["rotate", "--now"], ["status"], REVOKE, ["status"]):
             self.command(*args)
 
     def serve(self, *more):
@@ -161,7 +162,10 @@ class Directory:
         for request in ODD:
             self.ask(request)
 
-    def wait_for(self, what, seconds=20):
+    def wait_for_log(self, *words):
+        self.wait_for(lambda: all(word.encode() in self.log.read_bytes() for word in words))
+
+    def wait_for(self, what, seconds=60):
         deadline = time.monotonic() + seconds
         while not what():
             if time.monotonic() > deadline:
@@ -207,27 +211,49 @@ def controls(search):
 
 
 def accepted(directory, content):
-    """The canary as the current key, the next, and a dropped one; through answers, commands, cores."""
+    """The canary as the current key, the next, a dropped and a revoked one; through answers, commands, cores."""
     search = directory.search
     directory.put("private_key.pem", content)
     directory.commands()
+    shutil.rmtree(directory.path / "keys")  # It tells that the canary is revoked.
+    (directory.path / "next_key.pem").unlink(missing_ok=True)
     directory.put("private_key.pem", content)
     directory.put("keys/dropped.pem", content)
-    (directory.path / "next_key.pem").unlink(missing_ok=True)
     if not directory.serve():
         search.problems.append(f"{directory.name}: does not serve")
         return
     try:
         search.core(f"{directory.name}, after the start", directory.process)
         directory.ask_all()
-        directory.put("next_key.pem", content)
         directory.put("private_key.pem", content)
-        time.sleep(0.5)
+        directory.put("next_key.pem", content)
+        directory.wait_for_log("holds the current key")
         search.core(f"{directory.name}, after a rewrite", directory.process)
         directory.commands()
+        directory.wait_for_log("no longer served")
         search.core(f"{directory.name}, after the commands", directory.process)
+        directory.put("keys/again.pem", content)
+        directory.wait_for_log("keys/again.pem")
+        search.core(f"{directory.name}, after a revoked key was put back", directory.process)
     finally:
         directory.stop()
+    revocations = directory.said.count(f"{CANARY_KID}: out of the set".encode())
+    if revocations != 2:
+        search.problems.append(f"{directory.name}: revoked {revocations} times, not twice")
+
+
+def unscrubbed(program, search, root):
+    """A program that leaves its stack as it is has the canary in its cores, and nowhere else."""
+    cores = 0
+    for name in PLAIN:
+        control = Search()
+        accepted(Directory(program, control, root, f"unscrubbed {name}"), ACCEPTED[name])
+        found = [problem for problem in control.problems if problem.startswith("core ")]
+        cores += len(found)
+        if not found:
+            search.problems.append(f"control: in no core though the stack is not overwritten: {name}")
+        search.problems += [f"control: {problem}" for problem in control.problems if problem not in found]
+    return cores
 
 
 def lived(directory, content):
@@ -275,7 +301,7 @@ def refused_drops(directory):
     try:
         for name, content in REFUSED.items():
             directory.put(f"keys/{name}", content)
-        time.sleep(1.5)
+        directory.wait_for_log(*REFUSED)
         status = directory.command("status", "--json")
         unnamed = [name for name in REFUSED if name.encode() not in status]
         if unnamed:
@@ -306,6 +332,7 @@ def faults(program, search, root):
                          ["status"]):
                 directory.command(*args)
             directory.command("serve", "--port", "0", timeout=1)
+            directory.command(*REVOKE)
     if os.getuid() == 0:
         directory = Directory(program, search, root, "unwritable", ["setpriv", "--reuid=65534", "--clear-groups"])
         directory.put("private_key.pem", ACCEPTED["sec1.pem"])
@@ -321,6 +348,8 @@ def faults(program, search, root):
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--server", required=True)
+    parser.add_argument("--unscrubbed", required=True)
+    parser.add_argument("--quick", action="store_true")
     args = parser.parse_args()
     program, search = str(Path(args.server).resolve()), Search()
     print(f"controls: {controls(search)} planted", flush=True)
@@ -328,25 +357,31 @@ def main():
     root = Path(tempfile.mkdtemp(prefix="jwks-server-leaks-"))
     root.chmod(0o755)
     try:
+        cores = unscrubbed(str(Path(args.unscrubbed).resolve()), search, root)
+        print(f"control: in {cores} cores where the stack is not overwritten", flush=True)
         traced = b""
-        for name, content in ACCEPTED.items():
+        forms = PLAIN if args.quick else ACCEPTED
+        for name in forms:
             directory = Directory(program, search, root, name)
-            accepted(directory, content)
+            accepted(directory, ACCEPTED[name])
             traced += directory.said
         if b"TRACE" not in traced and b"DEBUG" not in traced:
             search.problems.append("the log is not at trace level")
-        print(f"{len(ACCEPTED)} forms of a file done", flush=True)
-        for name in ("sec1.pem", "pkcs8.pem"):
-            lived(Directory(program, search, root, f"life of {name}"), ACCEPTED[name])
-        print("lives done", flush=True)
-        for name, content in REFUSED.items():
-            refused(Directory(program, search, root, f"refused {name}"), content)
+        print(f"{len(forms)} forms of a file done", flush=True)
+        if not args.quick:
+            for name in PLAIN:
+                lived(Directory(program, search, root, f"life of {name}"), ACCEPTED[name])
+            print("lives done", flush=True)
+        in_turn = [name for name in REFUSED if not args.quick or name.endswith("-sec1.pem")]
+        for name in in_turn:
+            refused(Directory(program, search, root, f"refused {name}"), REFUSED[name])
         reasons = refused_drops(Directory(program, search, root, "refused drops"))
-        print(f"{len(REFUSED)} refused files, {reasons} reasons", flush=True)
-        faults(program, search, root)
+        print(f"{len(REFUSED)} refused files, {len(in_turn)} of them in turn, {reasons} reasons", flush=True)
+        if not args.quick:
+            faults(program, search, root)
+            print("faults done", flush=True)
     finally:
         shutil.rmtree(root)
-    print("faults done", flush=True)
     print(f"{search.texts:,} outputs and answers ({search.bytes / 1e6:.1f} MB) and {search.cores} cores searched, "
           f"{sum(map(len, search.secret.forms.values()))} needles, pages of {PAGE}")
     for problem in search.problems:

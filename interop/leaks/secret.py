@@ -14,6 +14,7 @@ PAGE = 4096
 
 # The key of RFC 7515 appendix A.3, which is public: the one of most files in tests/fixtures/keys.
 CANARY = int("8e9b109e719098bf980487df1f5d77e9cb29606ebed2263b5f57c213df84f4b2", 16)
+CANARY_KID = "oKIywvGUpTVTyxMQ3bwIIeQUudfr_CkLMjCE19ECD-U"
 
 
 def windows(text, length, step=1):
