@@ -56,6 +56,14 @@ struct Key {
     is_excused: bool,
 }
 
+impl Key {
+    /// The earliest time that its record may say it was activated at.
+    fn activated_since(&self) -> Option<i64> {
+        // To put back what was current all the time, as far as the server knows, is no activation.
+        if self.is_put_back { self.held_since.min(self.in_set_since) } else { self.held_since }
+    }
+}
+
 pub type Set = Arc<Vec<KeyId>>;
 
 #[derive(Debug)]
@@ -307,7 +315,7 @@ impl Judge {
             && let Some(since) = self.keys[&kid].noticed_at
             && now - since > period + HOUR
             && undisturbed > period + lead
-            && self.keys[&kid].held_since.is_some_and(|at| self.clock_set_at + HOUR < at)
+            && self.keys[&kid].activated_since().is_some_and(|at| self.clock_set_at + HOUR < at)
             && !self.is_doomed(kid)
         {
             self.violate(format!("the rotation from {kid} is late by {} ms", now - since - period));
