@@ -41,7 +41,7 @@ fn simulate(first: u64, years: i64) -> (u64, Tally) {
     std::thread::scope(|scope| {
         for _ in 0..WORKERS {
             scope.spawn(|| {
-                while total.lock().time < years * YEAR && failed.lock().is_empty() {
+                while total.lock().time < years * YEAR {
                     let seed = next.fetch_add(1, Ordering::Relaxed);
                     match World::run(&Scenario::of(seed), false) {
                         Ok(tally) => {
@@ -52,14 +52,17 @@ fn simulate(first: u64, years: i64) -> (u64, Tally) {
                                 println!("{} years: {total:?}", total.time / YEAR);
                             }
                         }
-                        Err(_) => failed.lock().push(seed),
+                        Err(told) => {
+                            println!("{}", told.lines().next().unwrap_or_default());
+                            failed.lock().push(seed);
+                        }
                     }
                 }
             });
         }
     });
-    if let Some(seed) = failed.lock().first() {
-        // Once more, and told.
+    if let Some(seed) = failed.lock().iter().min() {
+        // Once more, and told. Of the others only what was broken is said.
         panic!("{}", World::run(&Scenario::of(*seed), true).unwrap_err());
     }
     (next.into_inner() - first, total.into_inner())
