@@ -167,9 +167,11 @@ impl Judge {
             Held::Missing | Held::Broken => None,
         };
         let Held::Key(kid) = held else {
-            // A key that the power took away before it was ever published is no loss.
+            // A key that the power took away before it was ever published is no loss, nor one that
+            // the disk did not yet make durable.
             let is_first = replaced.is_some_and(|kid| self.key(kid).in_set_since.is_none());
-            if who != Who::People && !(who == Who::Power && is_first) {
+            let is_excused = who == Who::Power && (is_first || self.is_faulty(now));
+            if who != Who::People && !is_excused {
                 self.violate(format!("7: {who:?} leaves private_key.pem {held:?}"));
             }
             return None;
@@ -301,8 +303,11 @@ impl Judge {
                 self.violate(format!("{kid} is served and has no durable record"));
             }
         }
-        for kid in set.iter() {
-            self.key(*kid).noticed_at.get_or_insert(now);
+        // A revoked key in `private_key.pem` replaces none.
+        if !matches!(held, Held::Key(kid) if self.is_doomed(kid)) {
+            for kid in set.iter() {
+                self.key(*kid).noticed_at.get_or_insert(now);
+            }
         }
         self.is_on_time(now, [held, disk.held(NEXT)], dropped, &set);
     }
