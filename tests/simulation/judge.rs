@@ -171,7 +171,12 @@ impl Judge {
             // the disk did not yet make durable.
             let is_first = replaced.is_some_and(|kid| self.key(kid).in_set_since.is_none());
             let is_excused = who == Who::Power && (is_first || self.is_faulty(now));
-            if who != Who::People && !is_excused {
+            if is_excused {
+                // Whoever has found it all the same may sign with it for as long as there is no other.
+                if let Some(kid) = replaced {
+                    self.key(kid).is_excused = true;
+                }
+            } else if who != Who::People {
                 self.violate(format!("7: {who:?} leaves private_key.pem {held:?}"));
             }
             return None;
