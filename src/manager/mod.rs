@@ -50,9 +50,6 @@ pub struct Manager {
     /// Whether there may be changes that all can see and that are not durable: those of a failed step,
     /// or of a process that kept the directory before and was killed.
     is_unfinished: bool,
-    /// Whether others have changed something, perhaps without making it durable: a person, or a command
-    /// that was killed in the middle.
-    others_changed: bool,
     /// Whether the start failed before it could make a key, or promote one, in place of a missing one.
     opens: bool,
     /// Since when, by the monotonic clock, another process has been found to hold the lock.
@@ -103,8 +100,6 @@ impl Manager {
         };
         for _ in 0..MAX_CHANGES {
             let found = self.keeper.look(clock.now().wall);
-            // Under the lock, what changes is changed here.
-            self.others_changed |= matches!(changes, Changes::NotAsked) && self.keeper.found_news();
             // Each time round has its own time: a slow disk must not make a key seem published
             // before it was.
             let Reading { moment, paused_for, shifted_by } = self.clocks.observe(clock.now());
@@ -211,7 +206,6 @@ impl Manager {
         !matches!(step, Step::Act(_))
             && self.keeper.ring.unsaved().next().is_none()
             && !self.is_unfinished
-            && !self.others_changed
     }
 
     /// Takes the lock if it is free, and finishes first what is unfinished.
@@ -219,7 +213,7 @@ impl Manager {
         let locked = self.keeper.store.try_lock()?;
         if let Some(locked) = locked.as_ref().filter(|_| self.is_unfinished) {
             self.keeper.store.finish(locked)?;
-            (self.failure, self.is_unfinished, self.others_changed) = (None, false, false);
+            (self.failure, self.is_unfinished) = (None, false);
         }
         Ok(locked)
     }
@@ -263,12 +257,7 @@ impl Manager {
         self.keeper.flush(locked)?;
         match step {
             Step::Act(action) => self.keeper.perform(action, now, locked).map(|()| None),
-            Step::Wait(_) | Step::Idle => {
-                if std::mem::take(&mut self.others_changed) {
-                    self.keeper.store.finish(locked)?;
-                }
-                Ok(Some(wake_after))
-            }
+            Step::Wait(_) | Step::Idle => Ok(Some(wake_after)),
         }
     }
 

@@ -143,7 +143,6 @@ impl Manager {
             retry_at: Duration::ZERO,
             clocks: ClockWatch::default(),
             is_unfinished: trouble.is_some() || is_keeper && !at_odds,
-            others_changed: false,
             opens: trouble.is_some(),
             failure: trouble.as_ref().map(|trouble| super::failed(trouble)),
             busy_since: None,
