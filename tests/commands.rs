@@ -416,6 +416,24 @@ fn the_only_key_can_be_revoked() {
 }
 
 #[test]
+fn where_no_other_key_is_known_the_revoked_one_stays_in_the_set_and_that_is_said() {
+    let dir = dir();
+    let (server, first) = started(dir.path(), &SLOW);
+    let file = dir.path().join("private_key.pem");
+    fs::write(&file, "not a key").unwrap();
+    let told = done(jwks(dir.path(), &["revoke", &first, "--reason", "test"]));
+    assert!(told.contains("no other key is known"), "{told}");
+    assert!(!told.contains("out of the set"), "{told}");
+    server.is_degraded_by(
+        r#"[{"code":"no_current_key"},{"code":"refused_file","file":"private_key.pem"},{"code":"unpublished_set"}]"#,
+    );
+    server.serves(&[&first]);
+    fs::remove_file(&file).unwrap();
+    server.is_degraded_by("[]");
+    server.serves(&[&current_kid(dir.path())]);
+}
+
+#[test]
 fn a_revocation_without_a_server_holds_for_the_next_one() {
     let dir = dir();
     let (server, first) = started(dir.path(), &SLOW);

@@ -50,7 +50,14 @@ pub fn revoke_on(
 
     keeper.expect_written(kid)?;
 
-    let mut told = format!("revoked  {kid}: out of the set, never to return\n");
+    let mut told = if keeper.ring.served().is_empty() {
+        format!(
+            "revoked  {kid}\nwarning: no other key is known, and a set without a key is not served: a \
+             server that runs goes on with the one that it has until there is another key\n"
+        )
+    } else {
+        format!("revoked  {kid}: out of the set, never to return\n")
+    };
     if was_current {
         told += &match keeper.ring.current() {
             Some(current) => format!(
