@@ -1,5 +1,6 @@
 //! `jwks-server status` and `jwks-server check`: what there is, what comes next, and what is wrong.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -161,7 +162,13 @@ fn next_action(keeper: &Keeper, server: &RunningServer, now: Time) -> Option<Nex
         })
         .collect();
     let may_rotate = keeper.store.root_is_writable();
-    let serving = Serving { served_for: &served_for, paused_for: None, may_rotate };
+    let current_ago = BTreeMap::new();
+    let serving = Serving {
+        served_for: &served_for,
+        current_ago: &current_ago,
+        paused_for: None,
+        may_rotate,
+    };
     let due = match step(&keeper.ring, &keeper.policy, now, &serving) {
         Step::Act(action) => Agenda { at: now, action },
         Step::Wait(due) => due,

@@ -33,6 +33,8 @@ pub enum Action {
 pub struct Serving<'a> {
     /// For how long this process has had each key in its set, by the monotonic clock.
     pub served_for: &'a BTreeMap<KeyId, Duration>,
+    /// How long ago this process last knew each key as the current one, by the same clock.
+    pub current_ago: &'a BTreeMap<KeyId, Duration>,
     /// While the clocks disagree: for how long removals and rotations pause at least.
     pub paused_for: Option<Duration>,
     /// Whether keys may be made and moved: not if the directory cannot be written.
@@ -186,13 +188,18 @@ fn publication(ring: &KeyRing, now: Time, serving: &Serving<'_>) -> Option<Actio
 }
 
 /// The first retired key whose time is up. One whose record cannot be read may have another by now,
-/// and what cannot be found cannot be removed.
+/// and what cannot be found cannot be removed. What a record says was written by whatever clock, so
+/// a key that was current in the time of this process stays for as long by its clock too.
 fn removal(ring: &KeyRing, policy: &Policy, now: Time, serving: &Serving<'_>) -> Option<Agenda> {
     let current = ring.current()?;
     let (remove_at, retired) = ring
         .records()
         .filter(|record| !ring.is_unread(record.kid()))
-        .filter_map(|record| Some((record.remove_at()?, record)))
+        .filter_map(|record| {
+            let ago = serving.current_ago.get(&record.kid());
+            let kept_until = ago.map(|ago| now + policy.retain_for().saturating_sub(*ago));
+            Some((record.remove_at()?.max(kept_until.unwrap_or(Time::MIN_UTC)), record))
+        })
         .min_by_key(|(remove_at, record)| (*remove_at, record.kid()))?;
     // Caches must have had the time to learn the key that signs now, from this very process.
     let at = remove_at.max(served_long_enough_at(current, policy, now, serving));

@@ -33,6 +33,8 @@ struct Desk {
     ring: KeyRing,
     /// Since when each key is served by this process, in seconds after `begun_at`.
     served_since: BTreeMap<KeyId, Time>,
+    /// When this process last knew each key as the current one.
+    current_at: BTreeMap<KeyId, Time>,
     paused_for: Option<Duration>,
     made: u16,
     log: Vec<(Time, Action)>,
@@ -47,6 +49,7 @@ impl Desk {
             files: Seen::default(),
             ring: KeyRing::default(),
             served_since: BTreeMap::new(),
+            current_at: BTreeMap::new(),
             paused_for: None,
             made: 0,
             log: Vec::new(),
@@ -59,6 +62,7 @@ impl Desk {
     fn restart(&mut self) {
         self.ring = KeyRing::default();
         self.served_since.clear();
+        self.current_at.clear();
         self.ring.observe(self.files.clone());
         if let Some(action) = opening(&self.ring) {
             self.perform(action);
@@ -73,6 +77,7 @@ impl Desk {
         for _ in 0..1_000 {
             self.ring.observe(self.files.clone());
             self.publish();
+            self.current_at.extend(self.ring.current().map(|key| (key.kid(), self.now)));
             match self.step() {
                 Step::Act(action) => self.perform(action),
                 rest => {
@@ -128,8 +133,17 @@ impl Desk {
             .iter()
             .map(|(kid, since)| (*kid, (self.now - *since).to_std().unwrap_or_default()))
             .collect();
-        let serving =
-            Serving { served_for: &served_for, paused_for: self.paused_for, may_rotate: true };
+        let current_ago = self
+            .current_at
+            .iter()
+            .map(|(kid, at)| (*kid, (self.now - *at).to_std().unwrap_or_default()))
+            .collect();
+        let serving = Serving {
+            served_for: &served_for,
+            current_ago: &current_ago,
+            paused_for: self.paused_for,
+            may_rotate: true,
+        };
         step(&self.ring, &self.policy, self.now, &serving)
     }
 
@@ -308,6 +322,29 @@ fn a_retired_key_that_is_overdue_waits_until_the_current_one_was_served() {
     assert!(desk.ring.served().contains(&key(1)));
     desk.wait(1);
     assert!(!desk.ring.served().contains(&key(1)));
+}
+
+#[test]
+fn a_removal_that_a_wrong_clock_has_put_in_the_past_waits_for_the_retention() {
+    let mut desk = Desk::start(policy(None));
+    desk.wait(100);
+    // A command replaces the key, with a clock that is wrong by a year.
+    let wrong = desk.now - Duration::from_secs(365 * 24 * HOUR);
+    let retired = desk.files.records[&key(1).kid()].retired(wrong, &desk.policy);
+    desk.files.records.insert(key(1).kid(), retired.clone());
+    desk.files.private_key = Slot::Holds(key(9));
+    desk.wait(LEAD - 1);
+    assert_eq!(desk.ring.served(), [key(9), key(1)]);
+    desk.wait(1);
+    assert_eq!(desk.ring.served(), [key(9)]);
+
+    // The control: another process has never known the key as current.
+    let mut desk = Desk::start(policy(None));
+    desk.files.records.insert(key(1).kid(), retired);
+    desk.files.private_key = Slot::Holds(key(9));
+    desk.restart();
+    desk.wait(60);
+    assert_eq!(desk.ring.served(), [key(9)]);
 }
 
 #[test]

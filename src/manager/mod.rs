@@ -62,6 +62,9 @@ pub struct Manager {
     published: Vec<Jwk>,
     /// Since when, by the monotonic clock, this process has had each key in its set.
     served_since: BTreeMap<KeyId, Duration>,
+    /// When this process last knew each key as the current one, by the monotonic clock; for as long as
+    /// such a key is retained.
+    current_at: BTreeMap<KeyId, Duration>,
     /// The problems that were reported and are still there.
     reported: BTreeSet<Problem>,
 }
@@ -105,6 +108,11 @@ impl Manager {
             let Reading { moment, paused_for, shifted_by } = self.clocks.observe(clock.now());
             if let Some(by) = shifted_by {
                 self.keeper.follow_clock(by, moment.wall);
+            }
+            if let Some(current) = self.keeper.ring.current() {
+                let retain_for = self.keeper.policy.retain_for();
+                self.current_at.retain(|_, at| moment.elapsed.saturating_sub(*at) < retain_for);
+                self.current_at.insert(current.kid(), moment.elapsed);
             }
             if !self.keeper.ring.is_complete() {
                 // What could not be listed may be a tombstone.
@@ -231,7 +239,13 @@ impl Manager {
             .collect();
         let may_rotate =
             matches!(self.role, Role::Keeper(_)) && self.keeper.store.root_is_writable();
-        let serving = Serving { served_for: &served_for, paused_for, may_rotate };
+        let current_ago = self
+            .current_at
+            .iter()
+            .map(|(kid, at)| (*kid, moment.elapsed.saturating_sub(*at)))
+            .collect();
+        let serving =
+            Serving { served_for: &served_for, current_ago: &current_ago, paused_for, may_rotate };
         let step = step(&self.keeper.ring, &self.keeper.policy, moment.wall, &serving);
         match step {
             // A key that was dropped in before has been published for as long already.

@@ -151,6 +151,7 @@ impl Manager {
             health,
             published: Vec::new(),
             served_since: BTreeMap::new(),
+            current_at: BTreeMap::new(),
             reported: BTreeSet::new(),
         };
         Ok((manager, snapshot, health_reader))

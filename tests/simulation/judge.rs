@@ -84,6 +84,8 @@ pub struct Judge {
     pub faulty_until: i64,
     /// When a person last deleted a record.
     pub deleted_at: i64,
+    /// People have left no good `private_key.pem`, and it is not known that the next one is durable.
+    has_lost_key: bool,
     pub violation: Option<String>,
     /// Part of the only violation that counts.
     pub only: &'static str,
@@ -106,6 +108,7 @@ impl Judge {
             clock_set_at: i64::MIN / 2,
             faulty_until: i64::MIN / 2,
             deleted_at: i64::MIN / 2,
+            has_lost_key: false,
             violation: None,
             only: "",
             promotions: 0,
@@ -170,7 +173,9 @@ impl Judge {
             // A key that the power took away before it was ever published is no loss, nor one that
             // the disk did not yet make durable.
             let is_first = replaced.is_some_and(|kid| self.key(kid).in_set_since.is_none());
-            let is_excused = who == Who::Power && (is_first || self.is_faulty(now));
+            self.has_lost_key |= who == Who::People;
+            let is_excused =
+                who == Who::Power && (is_first || self.has_lost_key || self.is_faulty(now));
             if is_excused {
                 // Whoever has found it all the same may sign with it for as long as there is no other.
                 if let Some(kid) = replaced {
@@ -291,6 +296,7 @@ impl Judge {
             }
         }
         let held = disk.held(CURRENT);
+        self.has_lost_key &= !matches!(held, Held::Key(_));
         if let Held::Key(kid) = held
             && !self.is_doomed(kid)
             && set.first() != Some(&kid)
