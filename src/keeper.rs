@@ -25,6 +25,8 @@ pub struct Keeper {
     pub policy: Policy,
     /// What the ring has taken in last.
     seen: Option<Arc<Seen>>,
+    /// Whether the last look found something else than the one before.
+    found_news: bool,
 }
 
 /// Why a change was given up. The next try begins with a new look.
@@ -62,7 +64,7 @@ const MAX_CHANGES: usize = 100_000;
 impl Keeper {
     /// A keeper that has not looked yet.
     pub fn new(store: Store, policy: Policy) -> Self {
-        Self { store, ring: KeyRing::default(), policy, seen: None }
+        Self { store, ring: KeyRing::default(), policy, seen: None, found_news: false }
     }
 
     /// Forgets all that it knows: what others have removed meanwhile is not to be written again.
@@ -73,6 +75,7 @@ impl Keeper {
     /// Reads the directory, and returns what is wrong with it.
     pub fn look(&mut self, now: Time) -> Vec<Problem> {
         let (seen, mut problems) = self.store.look(now);
+        self.found_news = self.seen.as_ref().is_some_and(|last| *last != seen);
         // To take in the same once more would change nothing, whatever was decided meanwhile.
         if !self.seen.as_ref().is_some_and(|last| Arc::ptr_eq(last, &seen)) {
             for before in self.ring.observe(&*seen) {
@@ -84,6 +87,11 @@ impl Keeper {
         }
         self.report_contradictions(&mut problems);
         problems
+    }
+
+    /// Whether the last look found something else than the one before, if that still counts.
+    pub fn found_news(&self) -> bool {
+        self.found_news
     }
 
     /// Carries out one action durably.

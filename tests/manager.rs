@@ -93,6 +93,19 @@ fn retain_after_sign_holds_through_a_key_overwritten_while_the_server_was_down()
 }
 
 #[test]
+fn what_a_killed_command_has_left_is_finished_when_its_change_is_seen() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut process = Process::start(dir.path(), policy(None), now());
+    let left = dir.path().join(".private_key.pem.0123456789abcdef.tmp");
+    write_key(&left, &new_key());
+    process.look();
+    assert!(left.exists(), "nothing has changed, so no command was at work");
+    write_key(&dir.path().join("private_key.pem"), &new_key());
+    process.look();
+    assert!(!left.exists());
+}
+
+#[test]
 fn a_key_dropped_in_before_it_signs_is_a_rotation_without_a_gap() {
     let dir = tempfile::tempdir().unwrap();
     let mut process = Process::start(dir.path(), policy(None), now());

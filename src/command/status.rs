@@ -162,10 +162,10 @@ fn next_action(keeper: &Keeper, server: &RunningServer, now: Time) -> Option<Nex
         })
         .collect();
     let may_rotate = keeper.store.root_is_writable();
-    let current_ago = BTreeMap::new();
+    let replaced_for = BTreeMap::new();
     let serving = Serving {
         served_for: &served_for,
-        current_ago: &current_ago,
+        replaced_for: &replaced_for,
         paused_for: None,
         may_rotate,
     };

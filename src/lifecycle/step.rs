@@ -33,8 +33,9 @@ pub enum Action {
 pub struct Serving<'a> {
     /// For how long this process has had each key in its set, by the monotonic clock.
     pub served_for: &'a BTreeMap<KeyId, Duration>,
-    /// How long ago this process last knew each key as the current one, by the same clock.
-    pub current_ago: &'a BTreeMap<KeyId, Duration>,
+    /// How long ago this process first saw that each of these was no longer the current key, by the
+    /// same clock.
+    pub replaced_for: &'a BTreeMap<KeyId, Duration>,
     /// While the clocks disagree: for how long removals and rotations pause at least.
     pub paused_for: Option<Duration>,
     /// Whether keys may be made and moved: not if the directory cannot be written.
@@ -189,15 +190,16 @@ fn publication(ring: &KeyRing, now: Time, serving: &Serving<'_>) -> Option<Actio
 
 /// The first retired key whose time is up. One whose record cannot be read may have another by now,
 /// and what cannot be found cannot be removed. What a record says was written by whatever clock, so
-/// a key that was current in the time of this process stays for as long by its clock too.
+/// a key that this process saw replaced stays for as long by its own clock too.
 fn removal(ring: &KeyRing, policy: &Policy, now: Time, serving: &Serving<'_>) -> Option<Agenda> {
     let current = ring.current()?;
     let (remove_at, retired) = ring
         .records()
         .filter(|record| !ring.is_unread(record.kid()))
         .filter_map(|record| {
-            let ago = serving.current_ago.get(&record.kid());
-            let kept_until = ago.map(|ago| now + policy.retain_for().saturating_sub(*ago));
+            let replaced_for = serving.replaced_for.get(&record.kid());
+            let kept_until = replaced_for
+                .map(|replaced_for| now + policy.retain_for().saturating_sub(*replaced_for));
             Some((record.remove_at()?.max(kept_until.unwrap_or(Time::MIN_UTC)), record))
         })
         .min_by_key(|(remove_at, record)| (*remove_at, record.kid()))?;

@@ -33,8 +33,9 @@ struct Desk {
     ring: KeyRing,
     /// Since when each key is served by this process, in seconds after `begun_at`.
     served_since: BTreeMap<KeyId, Time>,
-    /// When this process last knew each key as the current one.
-    current_at: BTreeMap<KeyId, Time>,
+    /// The current key at the last look, and when this process saw that others were not any more.
+    current: Option<KeyId>,
+    replaced_at: BTreeMap<KeyId, Time>,
     paused_for: Option<Duration>,
     made: u16,
     log: Vec<(Time, Action)>,
@@ -49,7 +50,8 @@ impl Desk {
             files: Seen::default(),
             ring: KeyRing::default(),
             served_since: BTreeMap::new(),
-            current_at: BTreeMap::new(),
+            current: None,
+            replaced_at: BTreeMap::new(),
             paused_for: None,
             made: 0,
             log: Vec::new(),
@@ -62,7 +64,7 @@ impl Desk {
     fn restart(&mut self) {
         self.ring = KeyRing::default();
         self.served_since.clear();
-        self.current_at.clear();
+        (self.current, self.replaced_at) = (None, BTreeMap::new());
         self.ring.observe(self.files.clone());
         if let Some(action) = opening(&self.ring) {
             self.perform(action);
@@ -77,7 +79,10 @@ impl Desk {
         for _ in 0..1_000 {
             self.ring.observe(self.files.clone());
             self.publish();
-            self.current_at.extend(self.ring.current().map(|key| (key.kid(), self.now)));
+            let current = self.ring.current().map(|key| key.kid());
+            let before = std::mem::replace(&mut self.current, current);
+            self.replaced_at
+                .extend(before.filter(|_| before != current).map(|kid| (kid, self.now)));
             match self.step() {
                 Step::Act(action) => self.perform(action),
                 rest => {
@@ -133,14 +138,14 @@ impl Desk {
             .iter()
             .map(|(kid, since)| (*kid, (self.now - *since).to_std().unwrap_or_default()))
             .collect();
-        let current_ago = self
-            .current_at
+        let replaced_for = self
+            .replaced_at
             .iter()
             .map(|(kid, at)| (*kid, (self.now - *at).to_std().unwrap_or_default()))
             .collect();
         let serving = Serving {
             served_for: &served_for,
-            current_ago: &current_ago,
+            replaced_for: &replaced_for,
             paused_for: self.paused_for,
             may_rotate: true,
         };

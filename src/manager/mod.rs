@@ -50,6 +50,9 @@ pub struct Manager {
     /// Whether there may be changes that all can see and that are not durable: those of a failed step,
     /// or of a process that kept the directory before and was killed.
     is_unfinished: bool,
+    /// Whether others have changed something, perhaps without making it durable: a person, or a command
+    /// that was killed in the middle.
+    others_changed: bool,
     /// Whether the start failed before it could make a key, or promote one, in place of a missing one.
     opens: bool,
     /// Since when, by the monotonic clock, another process has been found to hold the lock.
@@ -62,9 +65,11 @@ pub struct Manager {
     published: Vec<Jwk>,
     /// Since when, by the monotonic clock, this process has had each key in its set.
     served_since: BTreeMap<KeyId, Duration>,
-    /// When this process last knew each key as the current one, by the monotonic clock; for as long as
-    /// such a key is retained.
-    current_at: BTreeMap<KeyId, Duration>,
+    /// The current key at the last look.
+    current: Option<KeyId>,
+    /// When, by the monotonic clock, this process first saw that a key was no longer the current one;
+    /// for as long as such a key is retained.
+    replaced_at: BTreeMap<KeyId, Duration>,
     /// The problems that were reported and are still there.
     reported: BTreeSet<Problem>,
 }
@@ -103,17 +108,15 @@ impl Manager {
         };
         for _ in 0..MAX_CHANGES {
             let found = self.keeper.look(clock.now().wall);
+            // Under the lock, what changes is changed here.
+            self.others_changed |= matches!(changes, Changes::NotAsked) && self.keeper.found_news();
             // Each time round has its own time: a slow disk must not make a key seem published
             // before it was.
             let Reading { moment, paused_for, shifted_by } = self.clocks.observe(clock.now());
             if let Some(by) = shifted_by {
                 self.keeper.follow_clock(by, moment.wall);
             }
-            if let Some(current) = self.keeper.ring.current() {
-                let retain_for = self.keeper.policy.retain_for();
-                self.current_at.retain(|_, at| moment.elapsed.saturating_sub(*at) < retain_for);
-                self.current_at.insert(current.kid(), moment.elapsed);
-            }
+            self.note_current(moment);
             if !self.keeper.ring.is_complete() {
                 // What could not be listed may be a tombstone.
                 changes = Changes::None;
@@ -214,6 +217,7 @@ impl Manager {
         !matches!(step, Step::Act(_))
             && self.keeper.ring.unsaved().next().is_none()
             && !self.is_unfinished
+            && !self.others_changed
     }
 
     /// Takes the lock if it is free, and finishes first what is unfinished.
@@ -221,7 +225,7 @@ impl Manager {
         let locked = self.keeper.store.try_lock()?;
         if let Some(locked) = locked.as_ref().filter(|_| self.is_unfinished) {
             self.keeper.store.finish(locked)?;
-            (self.failure, self.is_unfinished) = (None, false);
+            (self.failure, self.is_unfinished, self.others_changed) = (None, false, false);
         }
         Ok(locked)
     }
@@ -239,13 +243,17 @@ impl Manager {
             .collect();
         let may_rotate =
             matches!(self.role, Role::Keeper(_)) && self.keeper.store.root_is_writable();
-        let current_ago = self
-            .current_at
+        let replaced_for = self
+            .replaced_at
             .iter()
             .map(|(kid, at)| (*kid, moment.elapsed.saturating_sub(*at)))
             .collect();
-        let serving =
-            Serving { served_for: &served_for, current_ago: &current_ago, paused_for, may_rotate };
+        let serving = Serving {
+            served_for: &served_for,
+            replaced_for: &replaced_for,
+            paused_for,
+            may_rotate,
+        };
         let step = step(&self.keeper.ring, &self.keeper.policy, moment.wall, &serving);
         match step {
             // A key that was dropped in before has been published for as long already.
@@ -271,7 +279,12 @@ impl Manager {
         self.keeper.flush(locked)?;
         match step {
             Step::Act(action) => self.keeper.perform(action, now, locked).map(|()| None),
-            Step::Wait(_) | Step::Idle => Ok(Some(wake_after)),
+            Step::Wait(_) | Step::Idle => {
+                if std::mem::take(&mut self.others_changed) {
+                    self.keeper.store.finish(locked)?;
+                }
+                Ok(Some(wake_after))
+            }
         }
     }
 
@@ -366,6 +379,20 @@ impl Manager {
             stays
         });
         self.published = keys;
+    }
+
+    /// Remembers which key is the current one, and when another took its place.
+    fn note_current(&mut self, moment: Moment) {
+        let current = self.keeper.ring.current().map(|key| key.kid());
+        let before = std::mem::replace(&mut self.current, current);
+        if before == current {
+            return;
+        }
+        let retain_for = self.keeper.policy.retain_for();
+        self.replaced_at.retain(|kid, at| {
+            Some(*kid) != current && moment.elapsed.saturating_sub(*at) < retain_for
+        });
+        self.replaced_at.extend(before.map(|kid| (kid, moment.elapsed)));
     }
 
     /// Takes the role that is to be had now.

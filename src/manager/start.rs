@@ -133,6 +133,7 @@ impl Manager {
         if let Some(trouble) = &trouble {
             warn!("failed to {}", chain(trouble));
         }
+        let current = keeper.ring.current().map(|key| key.kid());
         let keys = keeper.ring.served();
         let snapshot = Snapshot::render(&JwkSet::new(keys)?, policy.cache_max_age())?;
         let (publisher, snapshot) = channel(snapshot);
@@ -143,6 +144,7 @@ impl Manager {
             retry_at: Duration::ZERO,
             clocks: ClockWatch::default(),
             is_unfinished: trouble.is_some() || is_keeper && !at_odds,
+            others_changed: false,
             opens: trouble.is_some(),
             failure: trouble.as_ref().map(|trouble| super::failed(trouble)),
             busy_since: None,
@@ -151,7 +153,8 @@ impl Manager {
             health,
             published: Vec::new(),
             served_since: BTreeMap::new(),
-            current_at: BTreeMap::new(),
+            current,
+            replaced_at: BTreeMap::new(),
             reported: BTreeSet::new(),
         };
         Ok((manager, snapshot, health_reader))
