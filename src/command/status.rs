@@ -1,6 +1,6 @@
 //! `jwks-server status` and `jwks-server check`: what there is, what comes next, and what is wrong.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -162,9 +162,10 @@ fn next_action(keeper: &Keeper, server: &RunningServer, now: Time) -> Option<Nex
         })
         .collect();
     let may_rotate = keeper.store.root_is_writable();
-    let replaced_for = BTreeMap::new();
+    let (published_here, replaced_for) = (BTreeSet::new(), BTreeMap::new());
     let serving = Serving {
         served_for: &served_for,
+        published_here: &published_here,
         replaced_for: &replaced_for,
         paused_for: None,
         may_rotate,

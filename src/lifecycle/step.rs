@@ -3,7 +3,7 @@
 //! Both return one action at a time, so that no half-applied plan exists: what is still due after a
 //! crash is found in the same way as before it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::{KeyRing, Policy, Record, Slot, State, Time};
@@ -33,6 +33,8 @@ pub enum Action {
 pub struct Serving<'a> {
     /// For how long this process has had each key in its set, by the monotonic clock.
     pub served_for: &'a BTreeMap<KeyId, Duration>,
+    /// Those of them that this process was the first to serve.
+    pub published_here: &'a BTreeSet<KeyId>,
     /// How long ago this process first saw that each of these was no longer the current key, by the
     /// same clock.
     pub replaced_for: &'a BTreeMap<KeyId, Duration>,
@@ -246,15 +248,23 @@ fn rotation(ring: &KeyRing, policy: &Policy, now: Time, serving: &Serving<'_>) -
 
 /// When the key of `record` will have been published for the lead time.
 ///
-/// If it was first published in the future, the clock was set and that tells nothing: then the time
-/// for which this process has served it counts.
+/// What the record says was written by whatever clock. So if this process was the first to serve the
+/// key, the time for which it has counts as well; and it counts alone if the record speaks of the
+/// future, which tells nothing.
 fn may_sign_at(record: &Record, policy: &Policy, now: Time, serving: &Serving<'_>) -> Option<Time> {
     let published_at = record.published_at?;
     let by_record = ready_at(published_at, policy);
-    let served_for = serving.served_for.get(&record.kid()).filter(|_| published_at > now);
-    Some(served_for.map_or(by_record, |served_for| {
-        by_record.min(now + policy.publish_lead().saturating_sub(*served_for))
-    }))
+    let Some(served_for) = serving.served_for.get(&record.kid()) else {
+        return Some(by_record);
+    };
+    let by_process = now + policy.publish_lead().saturating_sub(*served_for);
+    Some(if published_at > now {
+        by_record.min(by_process)
+    } else if serving.published_here.contains(&record.kid()) {
+        by_record.max(by_process)
+    } else {
+        by_record
+    })
 }
 
 /// When this process will have served `key` for as long as a cache may hold a set without it.

@@ -1,7 +1,7 @@
 //! Time walks by addition here. [`Desk`] is a directory in memory: it performs actions as the store
 //! does, and a person may change its files between them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::{
@@ -33,6 +33,7 @@ struct Desk {
     ring: KeyRing,
     /// Since when each key is served by this process, in seconds after `begun_at`.
     served_since: BTreeMap<KeyId, Time>,
+    published_here: BTreeSet<KeyId>,
     /// The current key at the last look, and when this process saw that others were not any more.
     current: Option<KeyId>,
     replaced_at: BTreeMap<KeyId, Time>,
@@ -50,6 +51,7 @@ impl Desk {
             files: Seen::default(),
             ring: KeyRing::default(),
             served_since: BTreeMap::new(),
+            published_here: BTreeSet::new(),
             current: None,
             replaced_at: BTreeMap::new(),
             paused_for: None,
@@ -64,6 +66,7 @@ impl Desk {
     fn restart(&mut self) {
         self.ring = KeyRing::default();
         self.served_since.clear();
+        self.published_here.clear();
         (self.current, self.replaced_at) = (None, BTreeMap::new());
         self.ring.observe(self.files.clone());
         if let Some(action) = opening(&self.ring) {
@@ -145,6 +148,7 @@ impl Desk {
             .collect();
         let serving = Serving {
             served_for: &served_for,
+            published_here: &self.published_here,
             replaced_for: &replaced_for,
             paused_for: self.paused_for,
             may_rotate: true,
@@ -157,6 +161,10 @@ impl Desk {
         self.served_since.retain(|kid, _| kids.contains(kid));
         for kid in kids {
             self.served_since.entry(kid).or_insert(self.now);
+            let record = self.ring.record(kid);
+            if record.is_none_or(|record| record.published_at.is_none()) {
+                self.published_here.insert(kid);
+            }
         }
     }
 
@@ -292,6 +300,26 @@ fn a_publication_in_the_future_holds_no_key_back_for_longer_than_the_lead() {
     assert_eq!(desk.promotions(), []);
     desk.wait(1);
     assert_eq!(desk.promotions().len(), 1);
+}
+
+#[test]
+fn a_publication_that_a_wrong_clock_has_put_in_the_past_does_not_shorten_the_lead() {
+    let promotions = |restarts: bool| {
+        let mut desk = Desk::start(policy(None));
+        desk.files.next_key = Slot::Holds(key(9));
+        desk.run();
+        let mut record = desk.files.records[&key(9).kid()].clone();
+        record.published_at = Some(desk.now - Duration::from_secs(1_000 * LEAD));
+        let requested = Record::staged(key(9), desk.now, true).state;
+        desk.files.records.insert(key(9).kid(), record.with(requested));
+        if restarts {
+            desk.restart();
+        }
+        desk.wait(LEAD - 1);
+        desk.promotions().len()
+    };
+    assert_eq!(promotions(false), 0);
+    assert_eq!(promotions(true), 1, "the control: another process knows only the record");
 }
 
 #[test]

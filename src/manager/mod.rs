@@ -65,6 +65,8 @@ pub struct Manager {
     published: Vec<Jwk>,
     /// Since when, by the monotonic clock, this process has had each key in its set.
     served_since: BTreeMap<KeyId, Duration>,
+    /// Those of them that nobody had served before.
+    published_here: BTreeSet<KeyId>,
     /// The current key at the last look.
     current: Option<KeyId>,
     /// When, by the monotonic clock, this process first saw that a key was no longer the current one;
@@ -106,10 +108,12 @@ impl Manager {
             // What failed a moment ago would fail again, and each try makes file events.
             _ => Changes::None,
         };
+        let mut changed_here = false;
         for _ in 0..MAX_CHANGES {
             let found = self.keeper.look(clock.now().wall);
-            // Under the lock, what changes is changed here.
-            self.others_changed |= matches!(changes, Changes::NotAsked) && self.keeper.found_news();
+            self.others_changed |=
+                !changed_here && self.keeper.found_news() && matches!(self.role, Role::Keeper(_));
+            changed_here = false;
             // Each time round has its own time: a slow disk must not make a key seem published
             // before it was.
             let Reading { moment, paused_for, shifted_by } = self.clocks.observe(clock.now());
@@ -138,7 +142,10 @@ impl Manager {
                         None
                     })
                 }
-                Changes::Locked(locked) => self.act(step, moment, locked),
+                Changes::Locked(locked) => {
+                    changed_here = true;
+                    self.act(step, moment, locked)
+                }
                 Changes::Busy | Changes::None => Ok(self.act_in_memory(step, moment, &changes)),
             };
             let wake_after = match done {
@@ -250,6 +257,7 @@ impl Manager {
             .collect();
         let serving = Serving {
             served_for: &served_for,
+            published_here: &self.published_here,
             replaced_for: &replaced_for,
             paused_for,
             may_rotate,
@@ -368,9 +376,14 @@ impl Manager {
             let keeper = &self.keeper;
             self.served_since.entry(*kid).or_insert_with(|| {
                 info!(%kid, state = keeper.state_name(*kid), "served");
+                let record = keeper.ring.record(*kid);
+                if record.is_none_or(|record| record.published_at.is_none()) {
+                    self.published_here.insert(*kid);
+                }
                 moment.elapsed
             });
         }
+        self.published_here.retain(|kid| kids.contains(kid));
         self.served_since.retain(|kid, _| {
             let stays = kids.contains(kid);
             if !stays {

@@ -153,6 +153,7 @@ impl Manager {
             health,
             published: Vec::new(),
             served_since: BTreeMap::new(),
+            published_here: BTreeSet::new(),
             current,
             replaced_at: BTreeMap::new(),
             reported: BTreeSet::new(),

@@ -250,7 +250,7 @@ impl Judge {
         }
         let next = disk.held(NEXT);
         let retain = self.promises.retain;
-        let holds = self.holds;
+        let (holds, is_faulty) = (self.holds, self.is_faulty(now));
         let mut lost = None;
         for (kid, key) in &mut self.keys {
             if key.in_set_since.is_none() || kids.contains(kid) {
@@ -266,7 +266,8 @@ impl Judge {
             if key.held_since.is_some() && !key.is_revoked && holds != Held::Key(*kid) {
                 self.removals += 1;
                 // One whose record a failing disk did not yield, or did not remove, may be back.
-                key.is_gone = disk.record(*kid).is_none() && !disk.has_durable_record(*kid);
+                key.is_gone =
+                    !is_faulty && disk.record(*kid).is_none() && !disk.has_durable_record(*kid);
             }
         }
         if let Some(lost) = lost {
