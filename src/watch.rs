@@ -8,7 +8,7 @@
 
 use std::future::{pending, poll_fn};
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::task::Poll;
 
 /// More events at a time than one pulse takes in, so that somebody who makes events without an end
@@ -19,15 +19,8 @@ const MAX_EVENTS: usize = 10_000;
 #[derive(Debug)]
 pub struct Watcher {
     watches: io::Result<os::Watches>,
-    dirs: Vec<(PathBuf, Option<Watch>)>,
-}
-
-/// A watch that is in place.
-#[derive(Debug, Clone)]
-struct Watch {
-    /// The device and inode of the directory.
-    identity: (u64, u64),
-    descriptor: os::Descriptor,
+    /// The directories, each with its watch if that is in place.
+    dirs: Vec<(PathBuf, Option<os::Descriptor>)>,
 }
 
 /// The end of a [`Watcher`] that hears of changes.
@@ -58,28 +51,22 @@ impl Watcher {
 
     /// Watches again each directory that was made, or made again, since the last call. What changed
     /// before the watch was there made no event: look after this, not before.
+    ///
+    /// Nothing tells whether a watch is still that of the directory: one that is made again may have
+    /// the same inode number. To watch what is watched already changes nothing.
     pub fn rearm(&mut self) {
         let Ok(watches) = &mut self.watches else {
             return;
         };
         for index in 0..self.dirs.len() {
             let (dir, watch) = &mut self.dirs[index];
-            let found = identity(dir);
-            if found == watch.as_ref().map(|watch| watch.identity) {
-                continue;
-            }
-            let added = found.and_then(|identity| {
-                let descriptor = os::add(watches, dir).ok()?;
-                Some(Watch { identity, descriptor })
-            });
-            let old = std::mem::replace(watch, added);
+            let before = std::mem::replace(watch, os::add(watches, dir).ok());
             // One directory may have two paths, and then it has one watch.
-            let is_used = |descriptor: &os::Descriptor| {
-                let mut used = self.dirs.iter().filter_map(|(_, watch)| watch.as_ref());
-                used.any(|used| used.descriptor == *descriptor)
+            let is_used = |watch: &os::Descriptor| {
+                self.dirs.iter().any(|(_, used)| used.as_ref() == Some(watch))
             };
-            if let Some(old) = old.filter(|old| !is_used(&old.descriptor)) {
-                os::remove(watches, old.descriptor);
+            if let Some(before) = before.filter(|before| !is_used(before)) {
+                os::remove(watches, before);
             }
         }
     }
@@ -92,7 +79,7 @@ impl Watcher {
             Ok(_) => self
                 .dirs
                 .iter()
-                .find(|(dir, watch)| watch.is_none() && identity(dir).is_some())
+                .find(|(dir, watch)| watch.is_none() && dir.is_dir())
                 .map(|(dir, _)| format!("{} cannot be watched", dir.display())),
         }
     }
@@ -104,25 +91,29 @@ impl Pulse {
         let Some(events) = &mut self.events else {
             return pending().await;
         };
+        let mut ended = false;
         poll_fn(|context| {
             let mut pulse = Poll::Pending;
             for _ in 0..MAX_EVENTS {
-                if os::poll(events, context).is_pending() {
-                    break;
+                match os::poll(events, context) {
+                    Poll::Pending => break,
+                    Poll::Ready(event) => {
+                        (pulse, ended) = (Poll::Ready(()), event.is_none());
+                        if ended {
+                            break;
+                        }
+                    }
                 }
-                pulse = Poll::Ready(());
             }
             pulse
         })
         .await;
+        if ended {
+            // What cannot be read once would be tried for ever. The sweep goes on.
+            tracing::error!("file events have ended; changes are found within 10 s");
+            self.events = None;
+        }
     }
-}
-
-/// What tells a directory from another of the same name.
-fn identity(dir: &Path) -> Option<(u64, u64)> {
-    use std::os::unix::fs::MetadataExt as _;
-    let metadata = std::fs::metadata(dir).ok().filter(std::fs::Metadata::is_dir)?;
-    Some((metadata.dev(), metadata.ino()))
 }
 
 #[cfg(target_os = "linux")]
@@ -161,9 +152,9 @@ mod os {
         let _ = watches.remove(descriptor);
     }
 
-    /// Whether there was an event; an error may hide one.
-    pub(super) fn poll(events: &mut Events, context: &mut Context<'_>) -> Poll<()> {
-        events.poll_next_unpin(context).map(|_| ())
+    /// An event, or `None` if there will be no more.
+    pub(super) fn poll(events: &mut Events, context: &mut Context<'_>) -> Poll<Option<()>> {
+        events.poll_next_unpin(context).map(|event| event?.ok().map(drop))
     }
 }
 
@@ -190,7 +181,7 @@ mod os {
         match descriptor {}
     }
 
-    pub(super) fn poll(events: &mut Events, _: &mut Context<'_>) -> Poll<()> {
+    pub(super) fn poll(events: &mut Events, _: &mut Context<'_>) -> Poll<Option<()>> {
         match *events {}
     }
 }
@@ -256,6 +247,23 @@ mod tests {
             heard(&mut pulse).await;
             fs::write(moved.join("b.pem"), "").unwrap();
             assert!(!heard(&mut pulse).await, "what has another name is not watched");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_directory_that_is_made_again_at_once_is_watched_again() {
+        let root = tempfile::tempdir().unwrap();
+        let dir = root.path().join("keys");
+        fs::create_dir(&dir).unwrap();
+        let (mut watcher, mut pulse) = watch([dir.clone()]);
+        for _ in 0..3 {
+            // Most file systems give it the same inode number.
+            fs::remove_dir_all(&dir).unwrap();
+            fs::create_dir(&dir).unwrap();
+            watcher.rearm();
+            heard(&mut pulse).await;
+            fs::write(dir.join("a.pem"), "").unwrap();
+            assert!(heard(&mut pulse).await);
         }
     }
 

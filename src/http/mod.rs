@@ -146,8 +146,11 @@ impl Server {
             if stream.is_parked() && between && !stopping {
                 continue;
             }
-            let is_done =
-                ended.is_ok() && !stopping && parts.read_buf.is_empty() && is_last.into_inner();
+            let is_done = ended.is_ok()
+                && !stopping
+                && is_last.load(Ordering::Relaxed)
+                && parts.read_buf.is_empty()
+                && !stream.has_more();
             if let Err(error) = ended {
                 tracing::trace!(%error, "connection ended early");
             }

@@ -102,6 +102,11 @@ impl BoundedStream {
         self.phase == Phase::Exceeded
     }
 
+    /// Whether the peer has sent more than was read. To close would reset the connection then.
+    pub(super) fn has_more(&self) -> bool {
+        !self.begun.is_empty() || self.stream.try_read(&mut [0]).is_ok_and(|read| read > 0)
+    }
+
     /// Waits for the first bytes of a request, and keeps them for the next read; `false` if the peer
     /// sends no more.
     ///

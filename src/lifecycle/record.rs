@@ -34,7 +34,7 @@ pub enum State {
     },
     /// Signs no more, verifies still.
     Retired {
-        /// When it was first seen as the signing key; `None` if it never signed.
+        /// When it was first seen as the signing key; `None` if it is not known to have signed.
         activated_at: Option<Time>,
         /// When it was first seen not to be the signing key any more.
         retired_at: Time,

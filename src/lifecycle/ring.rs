@@ -75,7 +75,8 @@ pub struct KeyRing {
     /// be one that cannot be read.
     last_next: Option<Jwk>,
     /// Keys that one of the two files held until another took their place, while their records could
-    /// not be read, if they have any: they may have signed.
+    /// not be read, if they have any: they may have signed. One of the records may be a tombstone; that
+    /// counts once it can be read.
     replaced: BTreeMap<KeyId, Jwk>,
     records: BTreeMap<KeyId, Record>,
     /// The kids of records that the directory does not have in this form, because a write failed or

@@ -247,6 +247,12 @@ async fn who_asks_for_the_last_answer_keeps_no_slot_afterwards() {
     for unfinished in [
         "POST /.well-known/jwks.json HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 9\r\n\r\n",
         "GET / HTTP/1.1\r\n\r\n",
+        // As much as is read at once, and more behind it.
+        &(format!(
+            "{}X: {}\r\n\r\n",
+            &LAST_GET[..LAST_GET.len() - 2],
+            "x".repeat(1024 - LAST_GET.len() - 5)
+        ) + "more"),
     ] {
         let server = start(Limits { max_connections: 1, ..wide() }).await;
         let mut last = server.connect().await;
