@@ -15,7 +15,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::{Dir, NEXT_KEY, Os, PUBLIC_ONLY, Paths, Problem, ReadError, Stamp, record};
 use crate::jwk::{Jwk, KeyId};
-use crate::key::{KeyFormat, PemKey, parse_pem};
+use crate::key::{KeyFormat, PemKey, digest_of_secret, parse_pem};
 use crate::lifecycle::{Listing, Record, Seen, Slot, Time};
 
 /// A file that changed this recently is read again at the next look: another change within the same
@@ -296,7 +296,11 @@ fn file(
     }
     match dir.read(name) {
         Ok((bytes, stamp)) => {
-            let digest = Sha256::digest(&*bytes).into();
+            let digest = if record::is_record(&bytes) {
+                Sha256::digest(&*bytes).into()
+            } else {
+                digest_of_secret(&bytes)
+            };
             let content = match before {
                 Some(before) if before.digest == digest => before.content,
                 _ => Content::of(name, &bytes),
