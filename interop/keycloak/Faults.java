@@ -1,3 +1,4 @@
+import java.nio.file.FileSystemException;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.nio.file.StandardCopyOption;
@@ -76,12 +77,26 @@ final class Faults {
             awaitDegraded(server, "garbage in both");
             fetchesAndAccepts(scenario, client, key, "private_key.pem and keys/ hold garbage");
 
-            Path aside = server.directory.resolve("keys.aside");
-            Files.move(server.keysDirectory(), aside, StandardCopyOption.ATOMIC_MOVE);
-            Files.writeString(server.keysDirectory(), "no directory\n");
+            replaceKeysByAFile(server);
             Thread.sleep(Setup.WINDOW_AT_MOST.toMillis());
             fetchesAndAccepts(scenario, client, key, "keys/ is no directory");
             scenario.figure("degraded", server.get("/readyz"));
+        }
+    }
+
+    /** The server makes the directory again as soon as it is gone, so that takes more than one try. */
+    private static void replaceKeysByAFile(JwksServer server) throws Exception {
+        for (int tries = 1; ; tries++) {
+            Path aside = server.directory.resolve("keys.aside." + tries);
+            Files.move(server.keysDirectory(), aside, StandardCopyOption.ATOMIC_MOVE);
+            try {
+                Files.writeString(server.keysDirectory(), "no directory\n");
+                return;
+            } catch (FileSystemException failure) {
+                if (tries == 100) {
+                    throw failure;
+                }
+            }
         }
     }
 
