@@ -89,7 +89,8 @@ impl Keeper {
         problems
     }
 
-    /// Whether the last look found something else than the one before, if that still counts.
+    /// Whether the last look found something else than the one before. The first one, and one after a
+    /// removal here, have nothing to compare with.
     pub fn found_news(&self) -> bool {
         self.found_news
     }

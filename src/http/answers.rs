@@ -118,6 +118,7 @@ fn method_not_allowed(allow: &'static str) -> Answer {
 
 /// An error answer, its body the status in words.
 fn refusal(status: StatusCode) -> Answer {
+    // Each status that is answered here has words; without any the body would be empty.
     let reason = status.canonical_reason().unwrap_or_default();
     uncached(status, TEXT, reason)
 }

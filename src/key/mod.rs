@@ -21,24 +21,18 @@ mod oid;
 mod pem;
 mod scrub;
 mod signing;
-/// The SHA-256 of what may hold a private key. Of the last block, which a hash keeps as it is, nothing
-/// is left on the stack.
-pub fn digest_of_secret(bytes: &[u8]) -> [u8; 32] {
-    scrubbed(|| Sha256::digest(bytes).into())
-}
-
 #[cfg(test)]
 mod tests;
 
 use std::fmt;
 use std::str::FromStr;
 
+use sha2::{Digest as _, Sha256};
+
 pub use encode::public_pem;
 pub use error::KeyError;
 pub use oid::{AlgorithmName, CurveName};
 pub use signing::{GenerateError, SigningKey, verify};
-
-use sha2::{Digest as _, Sha256};
 
 use crate::jwk::Jwk;
 use pem::{Block, Content};
@@ -173,6 +167,12 @@ fn only_key(text: &[u8]) -> Result<(Block<'_>, bool), KeyError> {
         decode::parameters(&block.decode()?)?;
     }
     Ok((key, !parameters.is_empty()))
+}
+
+/// The SHA-256 of what may hold a private key. Of the last block, which a hash keeps as it is, nothing
+/// is left on the stack.
+pub fn digest_of_secret(bytes: &[u8]) -> [u8; 32] {
+    scrubbed(|| Sha256::digest(bytes).into())
 }
 
 /// Why a block of such content is refused, whatever is in it.
