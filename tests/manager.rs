@@ -14,7 +14,7 @@ use jwks_server::command::revoke;
 use jwks_server::config::Config;
 use jwks_server::jwk::KeyId;
 use jwks_server::key::{KeyFormat, SigningKey, parse_pem};
-use jwks_server::lifecycle::Time;
+use jwks_server::lifecycle::{State, Time};
 use jwks_server::manager::{Manager, Unread};
 use jwks_server::store::Store;
 use support::{Process, beginning as now, paths, policy, record_of, records};
@@ -262,6 +262,46 @@ fn a_follower_drops_a_revoked_key_although_none_takes_its_place() {
         process.wait(HOUR);
         assert_eq!(process.kids(), [kids[1].clone()]);
     }
+}
+
+#[test]
+fn a_time_that_a_wrong_clock_has_written_shortens_no_retention() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut process = Process::start(dir.path(), policy(None), now());
+    let old = process.kids()[0].clone();
+    // What a command leaves that ran while the clock was a year behind.
+    let mut store = Store::new(paths(dir.path()), KeyFormat::Sec1);
+    let (seen, _) = store.look(now());
+    let retired =
+        seen.records[&old.parse::<KeyId>().unwrap()].retired(now() - 365 * DAY, &policy(None));
+    store.save(&retired, &store.lock().unwrap()).unwrap();
+    write_key(&dir.path().join("private_key.pem"), &new_key());
+    process.look();
+    process.wait(DAY);
+    assert_eq!(process.kids().get(1), Some(&old));
+    process.wait(2 * HOUR);
+    assert_eq!(process.kids().len(), 1);
+}
+
+#[test]
+fn a_time_that_a_wrong_clock_has_written_shortens_no_lead() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut process = Process::start(dir.path(), policy(None), now());
+    let next = new_key();
+    write_key(&dir.path().join("next_key.pem"), &next);
+    process.look();
+    let kids = process.kids();
+    let mut store = Store::new(paths(dir.path()), KeyFormat::Sec1);
+    let (seen, _) = store.look(now());
+    let requested = State::Next { promotion_requested_at: Some(now()) };
+    let mut record = seen.records[&next.jwk().kid()].with(requested);
+    record.published_at = Some(now() - 365 * DAY);
+    store.save(&record, &store.lock().unwrap()).unwrap();
+    process.look();
+    process.wait(DAY);
+    assert_eq!(process.kids(), kids);
+    process.wait(2 * HOUR);
+    assert_eq!(process.kids().first(), kids.last());
 }
 
 #[test]
