@@ -1,6 +1,5 @@
 //! `jwks-server status` and `jwks-server check`: what there is, what comes next, and what is wrong.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -153,23 +152,15 @@ fn activated_at(record: &Record) -> Option<Time> {
 /// What the lifecycle would have the running server do next.
 fn next_action(keeper: &Keeper, server: &RunningServer, now: Time) -> Option<NextAction> {
     let started_at = server.note.as_ref().map_or(now, |note| note.started_at);
-    let served_for = keeper
-        .ring
-        .records()
-        .filter_map(|record| {
-            let since = record.published_at?.max(started_at);
-            Some((record.kid(), (now - since).to_std().unwrap_or(Duration::ZERO)))
-        })
-        .collect();
-    let may_rotate = keeper.store.root_is_writable();
-    let (published_here, replaced_for) = (BTreeSet::new(), BTreeMap::new());
-    let serving = Serving {
-        served_for: &served_for,
-        published_here: &published_here,
-        replaced_for: &replaced_for,
-        paused_for: None,
-        may_rotate,
-    };
+    let up_for = |since: Time| (since - started_at).to_std().unwrap_or(Duration::ZERO);
+    let mut serving = Serving::default();
+    serving.elapsed = up_for(now);
+    serving.may_rotate = keeper.store.root_is_writable();
+    for record in keeper.ring.records() {
+        if let Some(published_at) = record.published_at {
+            serving.note_since(record.kid(), up_for(published_at), false);
+        }
+    }
     let due = match step(&keeper.ring, &keeper.policy, now, &serving) {
         Step::Act(action) => Agenda { at: now, action },
         Step::Wait(due) => due,

@@ -7,6 +7,7 @@
 mod policy;
 mod record;
 mod ring;
+mod serving;
 mod step;
 #[cfg(test)]
 mod tests;
@@ -15,7 +16,8 @@ pub(crate) use policy::human;
 pub use policy::{MAX_DURATION, Policy, PolicyError, PolicySettings, PolicyWarning};
 pub use record::{Record, State, whole_second};
 pub use ring::{KeyRing, Listing, Seen, Slot};
-pub use step::{Action, Agenda, Serving, Step, opening, ready_at, settle, step};
+pub use serving::Serving;
+pub use step::{Action, Agenda, Step, opening, ready_at, settle, step};
 
 /// A point of the wall clock.
 pub type Time = chrono::DateTime<chrono::Utc>;

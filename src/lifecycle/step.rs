@@ -3,10 +3,9 @@
 //! Both return one action at a time, so that no half-applied plan exists: what is still due after a
 //! crash is found in the same way as before it.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use super::{KeyRing, Policy, Record, Slot, State, Time};
+use super::{KeyRing, Policy, Record, Serving, Slot, State, Time};
 use crate::jwk::{Jwk, KeyId};
 
 /// One change to the directory.
@@ -26,22 +25,6 @@ pub enum Action {
     ReplaceRevoked,
     /// Delete `next_key.pem`, which holds a revoked key.
     DiscardNext,
-}
-
-/// What a serving process knows beside the ring.
-#[derive(Debug, Clone, Copy)]
-pub struct Serving<'a> {
-    /// For how long this process has had each key in its set, by the monotonic clock.
-    pub served_for: &'a BTreeMap<KeyId, Duration>,
-    /// Those of them that this process was the first to serve.
-    pub published_here: &'a BTreeSet<KeyId>,
-    /// How long ago this process first saw that each of these was no longer the current key, by the
-    /// same clock.
-    pub replaced_for: &'a BTreeMap<KeyId, Duration>,
-    /// While the clocks disagree: for how long removals and rotations pause at least.
-    pub paused_for: Option<Duration>,
-    /// Whether keys may be made and moved: not if the directory cannot be written.
-    pub may_rotate: bool,
 }
 
 /// What to do now.
@@ -68,9 +51,16 @@ pub struct Agenda {
 ///
 /// Asked again at the same `now` with the action done, it never returns the same action. A time in
 /// [`Step::Wait`] lies after `now`.
-pub fn step(ring: &KeyRing, policy: &Policy, now: Time, serving: &Serving<'_>) -> Step {
-    if let Some(action) = settle(ring, policy, now).or_else(|| publication(ring, now, serving)) {
-        return Step::Act(action);
+pub fn step(ring: &KeyRing, policy: &Policy, now: Time, serving: &Serving) -> Step {
+    match settle(ring, policy, now).or_else(|| publication(ring, serving)) {
+        // A key that was dropped in before has been published for as long already.
+        Some(Action::Write(record)) => {
+            let served_for = serving.served_for(record.kid());
+            let published = served_for.map(|served_for| record.published(now - served_for));
+            return Step::Act(Action::Write(published.unwrap_or(record)));
+        }
+        Some(action) => return Step::Act(action),
+        None => {}
     }
     let earliest = [rotation(ring, policy, now, serving), removal(ring, policy, now, serving)]
         .into_iter()
@@ -179,29 +169,29 @@ fn follow_replaced(ring: &KeyRing, policy: &Policy, now: Time) -> Option<Action>
         .map(|key| Action::Write(Record::staged(key, now, false).retired(now, policy)))
 }
 
-/// Notes the first time that a key is served.
-fn publication(ring: &KeyRing, now: Time, serving: &Serving<'_>) -> Option<Action> {
+/// The record of a key that is served and not yet known to be.
+fn publication(ring: &KeyRing, serving: &Serving) -> Option<Action> {
     ring.records()
         .find(|record| {
             record.published_at.is_none()
                 && !record.is_revoked()
-                && serving.served_for.contains_key(&record.kid())
+                && serving.served_for(record.kid()).is_some()
         })
-        .map(|record| Action::Write(record.published(now)))
+        .map(|record| Action::Write(record.clone()))
 }
 
 /// The first retired key whose time is up. One whose record cannot be read may have another by now,
 /// and what cannot be found cannot be removed. What a record says was written by whatever clock, so
 /// a key that this process saw replaced stays for as long by its own clock too.
-fn removal(ring: &KeyRing, policy: &Policy, now: Time, serving: &Serving<'_>) -> Option<Agenda> {
+fn removal(ring: &KeyRing, policy: &Policy, now: Time, serving: &Serving) -> Option<Agenda> {
     let current = ring.current()?;
     let (remove_at, retired) = ring
         .records()
         .filter(|record| !ring.is_unread(record.kid()))
         .filter_map(|record| {
-            let replaced_for = serving.replaced_for.get(&record.kid());
+            let replaced_for = serving.replaced_for(record.kid());
             let kept_until = replaced_for
-                .map(|replaced_for| now + policy.retain_for().saturating_sub(*replaced_for));
+                .map(|replaced_for| now + policy.retain_for().saturating_sub(replaced_for));
             Some((record.remove_at()?.max(kept_until.unwrap_or(Time::MIN_UTC)), record))
         })
         .min_by_key(|(remove_at, record)| (*remove_at, record.kid()))?;
@@ -211,7 +201,7 @@ fn removal(ring: &KeyRing, policy: &Policy, now: Time, serving: &Serving<'_>) ->
 }
 
 /// The next rotation or, before it, the making of the key for it.
-fn rotation(ring: &KeyRing, policy: &Policy, now: Time, serving: &Serving<'_>) -> Option<Agenda> {
+fn rotation(ring: &KeyRing, policy: &Policy, now: Time, serving: &Serving) -> Option<Agenda> {
     if !serving.may_rotate {
         return None;
     }
@@ -251,16 +241,16 @@ fn rotation(ring: &KeyRing, policy: &Policy, now: Time, serving: &Serving<'_>) -
 /// What the record says was written by whatever clock. So if this process was the first to serve the
 /// key, the time for which it has counts as well; and it counts alone if the record speaks of the
 /// future, which tells nothing.
-fn may_sign_at(record: &Record, policy: &Policy, now: Time, serving: &Serving<'_>) -> Option<Time> {
+fn may_sign_at(record: &Record, policy: &Policy, now: Time, serving: &Serving) -> Option<Time> {
     let published_at = record.published_at?;
     let by_record = ready_at(published_at, policy);
-    let Some(served_for) = serving.served_for.get(&record.kid()) else {
+    let Some(served_for) = serving.served_for(record.kid()) else {
         return Some(by_record);
     };
-    let by_process = now + policy.publish_lead().saturating_sub(*served_for);
+    let by_process = now + policy.publish_lead().saturating_sub(served_for);
     Some(if published_at > now {
         by_record.min(by_process)
-    } else if serving.published_here.contains(&record.kid()) {
+    } else if serving.is_first_to_serve(record.kid()) {
         by_record.max(by_process)
     } else {
         by_record
@@ -270,11 +260,11 @@ fn may_sign_at(record: &Record, policy: &Policy, now: Time, serving: &Serving<'_
 /// When this process will have served `key` for as long as a cache may hold a set without it.
 ///
 /// The times in the records cannot show this: they go on while the server is down.
-fn served_long_enough_at(key: Jwk, policy: &Policy, now: Time, serving: &Serving<'_>) -> Time {
-    let served_for = serving.served_for.get(&key.kid()).copied().unwrap_or(Duration::ZERO);
+fn served_long_enough_at(key: Jwk, policy: &Policy, now: Time, serving: &Serving) -> Time {
+    let served_for = serving.served_for(key.kid()).unwrap_or(Duration::ZERO);
     now + policy.cache_max_age().saturating_sub(served_for)
 }
 
-fn pause_ends_at(now: Time, serving: &Serving<'_>) -> Time {
+fn pause_ends_at(now: Time, serving: &Serving) -> Time {
     now + serving.paused_for.unwrap_or(Duration::ZERO)
 }

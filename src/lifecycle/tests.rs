@@ -1,7 +1,6 @@
 //! Time walks by addition here. [`Desk`] is a directory in memory: it performs actions as the store
 //! does, and a person may change its files between them.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::{
@@ -31,13 +30,7 @@ struct Desk {
     now: Time,
     files: Seen,
     ring: KeyRing,
-    /// Since when each key is served by this process, in seconds after `begun_at`.
-    served_since: BTreeMap<KeyId, Time>,
-    published_here: BTreeSet<KeyId>,
-    /// The current key at the last look, and when this process saw that others were not any more.
-    current: Option<KeyId>,
-    replaced_at: BTreeMap<KeyId, Time>,
-    paused_for: Option<Duration>,
+    serving: Serving,
     made: u16,
     log: Vec<(Time, Action)>,
 }
@@ -50,11 +43,7 @@ impl Desk {
             now: chrono::DateTime::from_timestamp(1_795_000_000, 0).unwrap(),
             files: Seen::default(),
             ring: KeyRing::default(),
-            served_since: BTreeMap::new(),
-            published_here: BTreeSet::new(),
-            current: None,
-            replaced_at: BTreeMap::new(),
-            paused_for: None,
+            serving: Serving::default(),
             made: 0,
             log: Vec::new(),
         };
@@ -65,9 +54,8 @@ impl Desk {
     /// The process begins anew: what it held in memory is gone.
     fn restart(&mut self) {
         self.ring = KeyRing::default();
-        self.served_since.clear();
-        self.published_here.clear();
-        (self.current, self.replaced_at) = (None, BTreeMap::new());
+        self.serving = Serving::default();
+        self.serving.may_rotate = true;
         self.ring.observe(self.files.clone());
         if let Some(action) = opening(&self.ring) {
             self.perform(action);
@@ -82,10 +70,7 @@ impl Desk {
         for _ in 0..1_000 {
             self.ring.observe(self.files.clone());
             self.publish();
-            let current = self.ring.current().map(|key| key.kid());
-            let before = std::mem::replace(&mut self.current, current);
-            self.replaced_at
-                .extend(before.filter(|_| before != current).map(|kid| (kid, self.now)));
+            self.serving.note_current(self.ring.current().map(|key| key.kid()), &self.policy);
             match self.step() {
                 Step::Act(action) => self.perform(action),
                 rest => {
@@ -123,10 +108,15 @@ impl Desk {
             if at > until {
                 break;
             }
-            self.now = at;
+            self.pass_until(at);
         }
-        self.now = until;
+        self.pass_until(until);
         self.run();
+    }
+
+    fn pass_until(&mut self, at: Time) {
+        self.serving.elapsed += (at - self.now).to_std().unwrap();
+        self.now = at;
     }
 
     /// Lets time pass while no process runs.
@@ -136,36 +126,11 @@ impl Desk {
     }
 
     fn step(&self) -> Step {
-        let served_for = self
-            .served_since
-            .iter()
-            .map(|(kid, since)| (*kid, (self.now - *since).to_std().unwrap_or_default()))
-            .collect();
-        let replaced_for = self
-            .replaced_at
-            .iter()
-            .map(|(kid, at)| (*kid, (self.now - *at).to_std().unwrap_or_default()))
-            .collect();
-        let serving = Serving {
-            served_for: &served_for,
-            published_here: &self.published_here,
-            replaced_for: &replaced_for,
-            paused_for: self.paused_for,
-            may_rotate: true,
-        };
-        step(&self.ring, &self.policy, self.now, &serving)
+        step(&self.ring, &self.policy, self.now, &self.serving)
     }
 
     fn publish(&mut self) {
-        let kids: Vec<_> = self.ring.served().iter().map(Jwk::kid).collect();
-        self.served_since.retain(|kid, _| kids.contains(kid));
-        for kid in kids {
-            self.served_since.entry(kid).or_insert(self.now);
-            let record = self.ring.record(kid);
-            if record.is_none_or(|record| record.published_at.is_none()) {
-                self.published_here.insert(kid);
-            }
-        }
+        self.serving.note_served(&self.ring.served(), &self.ring);
     }
 
     fn make(&mut self) -> Record {
@@ -502,12 +467,12 @@ fn a_revoked_next_key_is_discarded() {
 fn while_the_clocks_disagree_nothing_is_promoted_or_removed() {
     let mut desk = Desk::start(policy(Some(PERIOD)));
     desk.wait(PERIOD);
-    desk.paused_for = Some(Duration::from_secs(600));
-    desk.now += Duration::from_secs(400 * 24 * HOUR);
+    desk.serving.paused_for = Some(Duration::from_secs(600));
+    desk.pass_until(desk.now + Duration::from_secs(400 * 24 * HOUR));
     desk.run();
     assert_eq!(desk.promotions().len(), 1);
     assert_eq!(desk.ring.served(), [key(2), key(1), key(3)]);
-    desk.paused_for = None;
+    desk.serving.paused_for = None;
     desk.run();
     assert_eq!(desk.promotions().len(), 2);
 }

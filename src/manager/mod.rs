@@ -7,7 +7,7 @@
 mod role;
 mod start;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use tracing::{info, warn};
@@ -15,7 +15,7 @@ use tracing::{info, warn};
 use crate::clock::{Clock, ClockWatch, Moment, Reading};
 use crate::error::chain;
 use crate::health::{Degradation, Health};
-use crate::jwk::{Jwk, JwkSet, KeyId};
+use crate::jwk::{Jwk, JwkSet};
 use crate::keeper::{ChangeError, Keeper};
 use crate::lifecycle::{Action, Serving, Slot, Step, Time, opening, step};
 use crate::snapshot::{Publisher, Snapshot};
@@ -63,15 +63,8 @@ pub struct Manager {
     health: Publisher<Health>,
     /// The keys of the published set, in order.
     published: Vec<Jwk>,
-    /// Since when, by the monotonic clock, this process has had each key in its set.
-    served_since: BTreeMap<KeyId, Duration>,
-    /// Those of them that nobody had served before.
-    published_here: BTreeSet<KeyId>,
-    /// The current key at the last look.
-    current: Option<KeyId>,
-    /// When, by the monotonic clock, this process first saw that a key was no longer the current one;
-    /// for as long as such a key is retained.
-    replaced_at: BTreeMap<KeyId, Duration>,
+    /// What this process has seen by its own clock.
+    serving: Serving,
     /// The problems that were reported and are still there.
     reported: BTreeSet<Problem>,
 }
@@ -120,7 +113,11 @@ impl Manager {
             if let Some(by) = shifted_by {
                 self.keeper.follow_clock(by, moment.wall);
             }
-            self.note_current(moment);
+            self.serving.elapsed = moment.elapsed;
+            self.serving.paused_for = paused_for;
+            self.serving.may_rotate = self.may_rotate();
+            let current = self.keeper.ring.current().map(|key| key.kid());
+            self.serving.note_current(current, &self.keeper.policy);
             if !self.keeper.ring.is_complete() {
                 // What could not be listed may be a tombstone.
                 changes = Changes::None;
@@ -129,10 +126,10 @@ impl Manager {
             // then outlives both the process and the file.
             let may_write = matches!(changes, Changes::NotAsked | Changes::Locked(_));
             if !(may_write && self.keeper.ring.has_unrecorded()) {
-                self.publish(moment, problems);
+                self.publish(problems);
             }
             self.opens &= *self.keeper.ring.private_key() == Slot::Missing;
-            let step = self.step(moment, paused_for);
+            let step = self.step(moment.wall);
             let done = match &changes {
                 _ if self.at_rest(&step) => Ok(Some(wake_after(&step, moment.wall))),
                 Changes::NotAsked => {
@@ -195,7 +192,7 @@ impl Manager {
         self.keyless_since = keyless.then_some(keyless_since);
         let awaits_another = is_busy || matches!(self.role, Role::Follower(_));
         if keyless && (!awaits_another || moment.elapsed >= keyless_since + REPLACEMENT) {
-            self.publish_without_current(moment, problems);
+            self.publish_without_current(problems);
         }
         let may_pass = is_busy && moment.elapsed < busy_since + SWEEP
             || keyless && moment.elapsed < keyless_since + REPLACEMENT;
@@ -238,40 +235,16 @@ impl Manager {
     }
 
     /// What is due, as the lifecycle sees it.
-    fn step(&self, moment: Moment, paused_for: Option<Duration>) -> Step {
-        if let Some(action) = opening(&self.keeper.ring).filter(|_| self.opens) {
-            return Step::Act(action);
+    fn step(&self, now: Time) -> Step {
+        match opening(&self.keeper.ring).filter(|_| self.opens) {
+            Some(action) => Step::Act(action),
+            None => step(&self.keeper.ring, &self.keeper.policy, now, &self.serving),
         }
-        let now = moment.wall;
-        let served_for = self
-            .served_since
-            .iter()
-            .map(|(kid, since)| (*kid, moment.elapsed.saturating_sub(*since)))
-            .collect();
-        let may_rotate =
-            matches!(self.role, Role::Keeper(_)) && self.keeper.store.root_is_writable();
-        let replaced_for = self
-            .replaced_at
-            .iter()
-            .map(|(kid, at)| (*kid, moment.elapsed.saturating_sub(*at)))
-            .collect();
-        let serving = Serving {
-            served_for: &served_for,
-            published_here: &self.published_here,
-            replaced_for: &replaced_for,
-            paused_for,
-            may_rotate,
-        };
-        let step = step(&self.keeper.ring, &self.keeper.policy, moment.wall, &serving);
-        match step {
-            // A key that was dropped in before has been published for as long already.
-            Step::Act(Action::Write(record)) => {
-                let served_for = served_for.get(&record.kid());
-                let published = served_for.map(|served_for| record.published(now - *served_for));
-                Step::Act(Action::Write(published.unwrap_or(record)))
-            }
-            step => step,
-        }
+    }
+
+    /// Whether keys may be made and moved here.
+    fn may_rotate(&self) -> bool {
+        matches!(self.role, Role::Keeper(_)) && self.keeper.store.root_is_writable()
     }
 
     /// Does what is due durably; returns when to come again if that is not at once.
@@ -331,20 +304,20 @@ impl Manager {
     ///
     /// It has none for the moment between the revocation of the current key and its replacement,
     /// and the set before it is better than one without.
-    fn publish(&mut self, moment: Moment, problems: &mut BTreeSet<Problem>) {
+    fn publish(&mut self, problems: &mut BTreeSet<Problem>) {
         if self.keeper.ring.current().is_some() {
-            self.publish_keys(self.keeper.ring.served(), moment, problems);
+            self.publish_keys(self.keeper.ring.served(), problems);
         }
     }
 
     /// Publishes the set although it has no current key, since none is to be had.
-    fn publish_without_current(&mut self, moment: Moment, problems: &mut BTreeSet<Problem>) {
+    fn publish_without_current(&mut self, problems: &mut BTreeSet<Problem>) {
         let reason = "no current key is known; what is published are the other keys";
         problems.insert(Problem { code: "no_current_key", file: None, reason: reason.into() });
-        self.publish_keys(self.keeper.ring.served(), moment, problems);
+        self.publish_keys(self.keeper.ring.served(), problems);
     }
 
-    fn publish_keys(&mut self, keys: Vec<Jwk>, moment: Moment, problems: &mut BTreeSet<Problem>) {
+    fn publish_keys(&mut self, keys: Vec<Jwk>, problems: &mut BTreeSet<Problem>) {
         if keys != self.published {
             let rendered =
                 JwkSet::new(keys.clone()).map_err(|error| error.to_string()).and_then(|set| {
@@ -359,7 +332,7 @@ impl Manager {
                 }
             };
             self.publisher.publish(snapshot);
-            self.note_published(keys, moment);
+            self.note_published(keys);
         }
         let size = self.publisher.value().body.len();
         if size > LARGE_SET {
@@ -370,42 +343,15 @@ impl Manager {
     }
 
     /// Remembers since when each key is served, and logs which came and which went.
-    fn note_published(&mut self, keys: Vec<Jwk>, moment: Moment) {
-        let kids: BTreeSet<_> = keys.iter().map(Jwk::kid).collect();
-        for kid in &kids {
-            let keeper = &self.keeper;
-            self.served_since.entry(*kid).or_insert_with(|| {
-                info!(%kid, state = keeper.state_name(*kid), "served");
-                let record = keeper.ring.record(*kid);
-                if record.is_none_or(|record| record.published_at.is_none()) {
-                    self.published_here.insert(*kid);
-                }
-                moment.elapsed
-            });
+    fn note_published(&mut self, keys: Vec<Jwk>) {
+        let (new, gone) = self.serving.note_served(&keys, &self.keeper.ring);
+        for kid in new {
+            info!(%kid, state = self.keeper.state_name(kid), "served");
         }
-        self.published_here.retain(|kid| kids.contains(kid));
-        self.served_since.retain(|kid, _| {
-            let stays = kids.contains(kid);
-            if !stays {
-                info!(%kid, "no longer served");
-            }
-            stays
-        });
+        for kid in gone {
+            info!(%kid, "no longer served");
+        }
         self.published = keys;
-    }
-
-    /// Remembers which key is the current one, and when another took its place.
-    fn note_current(&mut self, moment: Moment) {
-        let current = self.keeper.ring.current().map(|key| key.kid());
-        let before = std::mem::replace(&mut self.current, current);
-        if before == current {
-            return;
-        }
-        let retain_for = self.keeper.policy.retain_for();
-        self.replaced_at.retain(|kid, at| {
-            Some(*kid) != current && moment.elapsed.saturating_sub(*at) < retain_for
-        });
-        self.replaced_at.extend(before.map(|kid| (kid, moment.elapsed)));
     }
 
     /// Takes the role that is to be had now.

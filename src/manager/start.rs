@@ -1,7 +1,7 @@
 //! How the manager begins: bring the directory into order, make a key if there is none, or give up
 //! with a reason.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use tracing::warn;
@@ -13,7 +13,7 @@ use crate::error::chain;
 use crate::health::Health;
 use crate::jwk::{JwkSet, JwkSetError};
 use crate::keeper::{ChangeError, Keeper};
-use crate::lifecycle::{Policy, Record, Slot, State, opening, settle};
+use crate::lifecycle::{Policy, Record, Serving, Slot, State, opening, settle};
 use crate::snapshot::{Reader, RenderError, Snapshot, channel};
 use crate::store::{LockError, Problem, Store};
 
@@ -133,7 +133,8 @@ impl Manager {
         if let Some(trouble) = &trouble {
             warn!("failed to {}", chain(trouble));
         }
-        let current = keeper.ring.current().map(|key| key.kid());
+        let mut serving = Serving::default();
+        serving.note_current(keeper.ring.current().map(|key| key.kid()), &policy);
         let keys = keeper.ring.served();
         let snapshot = Snapshot::render(&JwkSet::new(keys)?, policy.cache_max_age())?;
         let (publisher, snapshot) = channel(snapshot);
@@ -152,10 +153,7 @@ impl Manager {
             publisher,
             health,
             published: Vec::new(),
-            served_since: BTreeMap::new(),
-            published_here: BTreeSet::new(),
-            current,
-            replaced_at: BTreeMap::new(),
+            serving,
             reported: BTreeSet::new(),
         };
         Ok((manager, snapshot, health_reader))
