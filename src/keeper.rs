@@ -245,7 +245,7 @@ impl Keeper {
         warn!(seconds = by.num_seconds(), "the clock was set, and the times of the keys follow");
         let keep_until = now + self.policy.retain_for();
         let live = self.ring.records().filter(|record| !record.is_revoked());
-        let shifted = live.map(|record| (record, record.shifted(by, keep_until)));
+        let shifted = live.map(|record| (record, record.shifted(by).kept_until(keep_until)));
         let changed: Vec<_> =
             shifted.filter(|(before, after)| *before != after).map(|(_, after)| after).collect();
         for record in changed {

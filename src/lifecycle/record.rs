@@ -88,6 +88,16 @@ impl Record {
         self.with(State::Retired { activated_at: self.activated_at(), retired_at, remove_at })
     }
 
+    /// The same key, published until `keep_until` at least if it is retired.
+    #[must_use]
+    pub fn kept_until(&self, keep_until: Time) -> Self {
+        let mut kept = self.clone();
+        if let State::Retired { remove_at, .. } = &mut kept.state {
+            *remove_at = (*remove_at).max(whole_second(keep_until));
+        }
+        kept
+    }
+
     /// The same key, never to be published again.
     #[must_use]
     pub fn revoked(&self, now: Time, reason: &str) -> Self {
@@ -95,10 +105,9 @@ impl Record {
     }
 
     /// The same key where the clock that its times were read from is off by so much. What a file's
-    /// name says, and when a key was revoked, stays. No key is removed before `keep_until`: a command
-    /// may have written another time meanwhile, by whatever clock.
+    /// name says, and when a key was revoked, stays.
     #[must_use]
-    pub fn shifted(&self, by: TimeDelta, keep_until: Time) -> Self {
+    pub fn shifted(&self, by: TimeDelta) -> Self {
         let shift = |time: Time| time.checked_add_signed(by).map_or(time, whole_second);
         let state = match &self.state {
             State::Next { promotion_requested_at: at } => {
@@ -110,7 +119,7 @@ impl Record {
             State::Retired { activated_at, retired_at, remove_at } => State::Retired {
                 activated_at: activated_at.map(shift),
                 retired_at: shift(*retired_at),
-                remove_at: shift(*remove_at).max(whole_second(keep_until)),
+                remove_at: shift(*remove_at),
             },
             revoked @ State::Revoked { .. } => revoked.clone(),
         };
@@ -154,11 +163,8 @@ impl Record {
         if self.is_revoked() && !found.is_revoked() {
             return self.clone();
         }
-        let mut kept = found.clone();
+        let mut kept = found.kept_until(self.remove_at().unwrap_or(Time::MIN_UTC));
         kept.published_at = found.published_at.or(self.published_at);
-        if let State::Retired { remove_at, .. } = &mut kept.state {
-            *remove_at = (*remove_at).max(self.remove_at().unwrap_or(*remove_at));
-        }
         kept
     }
 
@@ -216,13 +222,13 @@ mod tests {
             State::Retired { activated_at: Some(at(100)), retired_at: at(200), remove_at: at(300) };
         let record = Record::new(key, at(0), state).published(at(50));
         for (by, keep_until, remove_at) in [(1_000, 0, 1_300), (-100, 0, 200), (-100, 250, 250)] {
-            let shifted = record.shifted(TimeDelta::seconds(by), at(keep_until));
+            let shifted = record.shifted(TimeDelta::seconds(by)).kept_until(at(keep_until));
             assert_eq!(shifted.created_at, at(0), "the name of its file stays");
             assert_eq!(shifted.published_at, Some(at(50 + by)));
             assert_eq!(shifted.retired_at(), Some(at(200 + by)));
             assert_eq!(shifted.remove_at(), Some(at(remove_at)));
         }
         let tombstone = record.revoked(at(250), "");
-        assert_eq!(tombstone.shifted(TimeDelta::days(1), at(0)).state, tombstone.state);
+        assert_eq!(tombstone.shifted(TimeDelta::days(1)).kept_until(at(0)).state, tombstone.state);
     }
 }

@@ -52,7 +52,10 @@ pub struct Agenda {
 /// Asked again at the same `now` with the action done, it never returns the same action. A time in
 /// [`Step::Wait`] lies after `now`.
 pub fn step(ring: &KeyRing, policy: &Policy, now: Time, serving: &Serving) -> Step {
-    match settle(ring, policy, now).or_else(|| publication(ring, serving)) {
+    let action = settle(ring, policy, now)
+        .or_else(|| publication(ring, serving))
+        .or_else(|| prolongation(ring, policy, now, serving));
+    match action {
         // A key that was dropped in before has been published for as long already.
         Some(Action::Write(record)) => {
             let served_for = serving.served_for(record.kid());
@@ -180,24 +183,33 @@ fn publication(ring: &KeyRing, serving: &Serving) -> Option<Action> {
         .map(|record| Action::Write(record.clone()))
 }
 
-/// The first retired key whose time is up. One whose record cannot be read may have another by now,
-/// and what cannot be found cannot be removed. What a record says was written by whatever clock, so
-/// a key that this process saw replaced stays for as long by its own clock too.
+/// The record of a retired key that would leave before this process has seen it replaced for as long
+/// as it is retained. What a record says was written by whatever clock, and another process will know
+/// nothing else.
+fn prolongation(ring: &KeyRing, policy: &Policy, now: Time, serving: &Serving) -> Option<Action> {
+    known_retired(ring).find_map(|(remove_at, record)| {
+        let replaced_for = serving.replaced_for(record.kid())?;
+        let keep_until = now + policy.retain_for().saturating_sub(replaced_for);
+        (remove_at < keep_until).then(|| Action::Write(record.kept_until(keep_until)))
+    })
+}
+
+/// The first retired key whose time is up.
 fn removal(ring: &KeyRing, policy: &Policy, now: Time, serving: &Serving) -> Option<Agenda> {
     let current = ring.current()?;
-    let (remove_at, retired) = ring
-        .records()
-        .filter(|record| !ring.is_unread(record.kid()))
-        .filter_map(|record| {
-            let replaced_for = serving.replaced_for(record.kid());
-            let kept_until = replaced_for
-                .map(|replaced_for| now + policy.retain_for().saturating_sub(replaced_for));
-            Some((record.remove_at()?.max(kept_until.unwrap_or(Time::MIN_UTC)), record))
-        })
-        .min_by_key(|(remove_at, record)| (*remove_at, record.kid()))?;
+    let (remove_at, retired) =
+        known_retired(ring).min_by_key(|(remove_at, record)| (*remove_at, record.kid()))?;
     // Caches must have had the time to learn the key that signs now, from this very process.
     let at = remove_at.max(served_long_enough_at(current, policy, now, serving));
     Some(Agenda { at: at.max(pause_ends_at(now, serving)), action: Action::Remove(retired.kid()) })
+}
+
+/// The retired keys, and when the time of each is up. One whose record cannot be read may have another
+/// by now, and what cannot be found cannot be removed.
+fn known_retired(ring: &KeyRing) -> impl Iterator<Item = (Time, &Record)> {
+    ring.records()
+        .filter(|record| !ring.is_unread(record.kid()))
+        .filter_map(|record| Some((record.remove_at()?, record)))
 }
 
 /// The next rotation or, before it, the making of the key for it.
