@@ -188,9 +188,10 @@ fn publication(ring: &KeyRing, serving: &Serving) -> Option<Action> {
 /// nothing else.
 fn prolongation(ring: &KeyRing, policy: &Policy, now: Time, serving: &Serving) -> Option<Action> {
     known_retired(ring).find_map(|(remove_at, record)| {
-        let replaced_for = serving.replaced_for(record.kid())?;
-        let keep_until = now + policy.retain_for().saturating_sub(replaced_for);
-        (remove_at < keep_until).then(|| Action::Write(record.kept_until(keep_until)))
+        let left = policy.retain_for().checked_sub(serving.replaced_for(record.kid())?)?;
+        let keep_until = now + left;
+        let is_short = remove_at < keep_until && !left.is_zero();
+        is_short.then(|| Action::Write(record.kept_until(keep_until)))
     })
 }
 

@@ -349,6 +349,24 @@ fn a_removal_that_a_wrong_clock_has_put_in_the_past_is_corrected() {
 }
 
 #[test]
+fn a_removal_that_is_overdue_is_not_put_off() {
+    for late in [0, 1, HOUR] {
+        let mut desk = Desk::start(policy(None));
+        desk.files.private_key = Slot::Holds(key(9));
+        desk.wait(10);
+        desk.serving.paused_for = Some(Duration::from_secs(1));
+        desk.wait(LEAD - 10 + late);
+        assert_eq!(desk.ring.served(), [key(9), key(1)]);
+        let retired = desk.files.records[&key(1).kid()].clone();
+        assert_eq!(desk.ring.record(key(1).kid()), Some(&retired));
+        assert_eq!(retired.remove_at(), Some(desk.now - Duration::from_secs(late)));
+        desk.serving.paused_for = None;
+        desk.run();
+        assert_eq!(desk.ring.served(), [key(9)], "{late} s late");
+    }
+}
+
+#[test]
 fn a_key_dropped_in_as_current_retires_the_old_one() {
     let mut desk = Desk::start(policy(None));
     desk.files.private_key = Slot::Holds(key(9));
