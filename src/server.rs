@@ -2,12 +2,11 @@
 
 use std::future::Future;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Instant, sleep, sleep_until};
@@ -48,10 +47,11 @@ pub enum ServeError {
 ///
 /// If the address cannot be had, for example because the port is in use.
 pub fn bind(config: &Config) -> io::Result<TcpListener> {
+    let listen = |ip| http::listen(SocketAddr::new(ip, config.port), &limits(config));
     if let Some(ip) = config.bind {
-        return listen(ip, config.port);
+        return listen(ip);
     }
-    match listen(Ipv6Addr::UNSPECIFIED.into(), config.port) {
+    match listen(Ipv6Addr::UNSPECIFIED.into()) {
         // IPv6 is switched off on some machines and in some containers.
         Err(error)
             if !matches!(
@@ -59,27 +59,14 @@ pub fn bind(config: &Config) -> io::Result<TcpListener> {
                 io::ErrorKind::AddrInUse | io::ErrorKind::PermissionDenied
             ) =>
         {
-            listen(Ipv4Addr::UNSPECIFIED.into(), config.port)
+            listen(Ipv4Addr::UNSPECIFIED.into())
         }
         bound => bound,
     }
 }
 
-fn listen(ip: IpAddr, port: u16) -> io::Result<TcpListener> {
-    let address = SocketAddr::new(ip, port);
-    let socket = Socket::new(
-        Domain::for_address(address),
-        Type::STREAM.nonblocking().cloexec(),
-        Some(Protocol::TCP),
-    )?;
-    if ip.is_ipv6() {
-        // Whatever the system's default is, one socket serves both.
-        socket.set_only_v6(ip != IpAddr::V6(Ipv6Addr::UNSPECIFIED))?;
-    }
-    socket.set_reuse_address(true)?;
-    socket.bind(&address.into())?;
-    socket.listen(1024)?;
-    TcpListener::from_std(socket.into())
+fn limits(config: &Config) -> Limits {
+    Limits { max_connections: config.max_connections.into(), ..Limits::default() }
 }
 
 /// Serves until `shutdown`, and then until the open requests are answered, 3 s at most.
@@ -108,9 +95,7 @@ pub async fn run(
 
     let mut manager = pin!(keep(manager, watcher, pulse, clock, ready));
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-    let max_connections = usize::from(config.max_connections);
-    let limits = Limits { max_connections, ..Limits::default() };
-    let serving = http::serve(listener, snapshot, health, limits, async {
+    let serving = http::serve(listener, snapshot, health, limits(config), async {
         // The sender is dropped when this function ends early; that is a stop as well.
         let _ = stopped.await;
     });

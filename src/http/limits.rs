@@ -35,7 +35,9 @@ pub struct Limits {
     /// the request's head. Bytes that arrive meanwhile extend nothing.
     pub header_timeout: Duration,
     /// From the moment at which the client no longer takes an answer to the moment at which the
-    /// kernel has all of it. Bytes that are taken meanwhile extend nothing: an answer is small.
+    /// kernel has all of it. Bytes that are taken meanwhile extend nothing: an answer is small. It is
+    /// also how long the kernel goes on, whether or not the connection is closed here, while the client
+    /// takes nothing (`TCP_USER_TIMEOUT`, RFC 5482; Linux only).
     pub write_timeout: Duration,
     /// From an answer to the first byte of the next request.
     pub idle_timeout: Duration,
@@ -44,7 +46,7 @@ pub struct Limits {
     pub crowded_timeout: Duration,
     /// How long the client of a connection that is closed after an answer has to take the answer and
     /// close its side, unless it has asked for the close and has sent all: what it does not take then
-    /// is the kernel's, up to `tcp_max_orphans` connections. Closing at once would reset the
+    /// is the kernel's, for the write timeout. Closing at once would reset the
     /// connection if the client still sends, and the answer would be lost (RFC 9112 section 9.6).
     pub linger_timeout: Duration,
     /// From the shutdown signal to the end of every connection.

@@ -1,4 +1,5 @@
-//! The HTTP side: [`serve`] accepts connections within [`Limits`], and [`Answers`] answers.
+//! The HTTP side: [`listen`] opens the port, [`serve`] accepts connections within [`Limits`], and
+//! [`Answers`] answers.
 //!
 //! HTTP/1.1 and 1.0 in the clear, as an authorization server or the reverse proxy before it speaks.
 //! It knows no manager, store or key: what it serves comes through two [`Reader`]s.
@@ -6,15 +7,14 @@
 mod answers;
 mod if_none_match;
 mod limits;
+mod listener;
 mod stream;
 
 use std::convert::Infallible;
 use std::future::{poll_fn, ready};
-use std::io;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::Duration;
 
 use ::http::header::CONNECTION;
 use hyper::Request;
@@ -22,21 +22,23 @@ use hyper::body::{Body as _, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use rustix::net::sockopt;
 use tokio::io::AsyncWrite as _;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
 pub use self::answers::{Answer, Answers, KEY_SET_PATH};
 pub use self::limits::Limits;
-use self::limits::{MAX_HEAD_BYTES, SEND_BUFFER_BYTES};
+use self::limits::MAX_HEAD_BYTES;
+use self::listener::Acceptor;
+pub use self::listener::listen;
 use self::stream::{BoundedStream, Bounds};
 use crate::health::Health;
 use crate::snapshot::{Reader, Snapshot};
 
-/// Serves the newest `snapshot` and `health` to the clients of `listener` until `shutdown`.
+/// Serves the newest `snapshot` and `health` to the clients of `listener`, which is one of [`listen`],
+/// until `shutdown`.
 ///
 /// Then no connection is accepted any more, idle ones are closed at once, answers that are under way
 /// are finished, and what is left after [`Limits::drain_timeout`] is dropped. Dropping the future
@@ -63,7 +65,7 @@ pub async fn serve(
     });
     let (stop, stopped) = watch::channel(());
     let mut connections = JoinSet::new();
-    let mut acceptor = Acceptor { listener, failing: false };
+    let mut acceptor = Acceptor::new(listener);
     let mut shutdown = pin!(shutdown);
     loop {
         tokio::select! {
@@ -162,62 +164,3 @@ impl Server {
         }
     }
 }
-
-/// A listener whose failures neither end nor occupy the server.
-#[derive(Debug)]
-struct Acceptor {
-    listener: TcpListener,
-    /// Whether the last try failed, so that one event tells of many failures.
-    failing: bool,
-}
-
-impl Acceptor {
-    /// The next connection.
-    ///
-    /// The kernel hands some failures of the peer or the network through (`accept(2)`): they concern
-    /// that one connection, which is gone. Others, as when descriptors have run out, last: then the
-    /// next try comes after [`ACCEPT_PAUSE`], or as soon as a connection ends.
-    async fn accept(&mut self) -> TcpStream {
-        loop {
-            match self.listener.accept().await {
-                Ok((stream, _)) => {
-                    self.failing = false;
-                    // Not on the listener: a client may have come before it would be set there. An
-                    // error means that the client has gone, which the first read will tell.
-                    let _ = prepare(&stream);
-                    return stream;
-                }
-                Err(error) if concerns_one_connection(&error) => {}
-                Err(error) => {
-                    if !self.failing {
-                        tracing::error!(%error, "failed to accept connections");
-                    }
-                    self.failing = true;
-                    sleep(ACCEPT_PAUSE).await;
-                }
-            }
-        }
-    }
-}
-
-/// Sets the options of an accepted socket.
-fn prepare(stream: &TcpStream) -> rustix::io::Result<()> {
-    // An answer is one write: there is nothing for Nagle's algorithm to wait for.
-    sockopt::set_tcp_nodelay(stream, true)?;
-    sockopt::set_socket_send_buffer_size(stream, SEND_BUFFER_BYTES)
-}
-
-fn concerns_one_connection(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::ConnectionAborted
-            | io::ErrorKind::ConnectionRefused
-            | io::ErrorKind::ConnectionReset
-            | io::ErrorKind::HostUnreachable
-            | io::ErrorKind::NetworkUnreachable
-            | io::ErrorKind::NetworkDown
-    )
-}
-
-/// Long enough not to spin, short enough that no client notices.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);

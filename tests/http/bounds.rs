@@ -200,6 +200,34 @@ async fn an_answer_is_taken_within_its_bound() {
     }
 }
 
+/// Whether the kernel still has the server's end of the connection from `client`.
+#[cfg(target_os = "linux")]
+fn is_known_to_kernel(server: std::net::SocketAddr, client: std::net::SocketAddr) -> bool {
+    let ends = format!(":{:04X} 0100007F:{:04X} ", server.port(), client.port());
+    std::fs::read_to_string("/proc/net/tcp").unwrap().contains(&ends)
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn what_is_left_of_a_closed_connection_is_bounded() {
+    for (write_timeout, ends) in [(SHORT, true), (LONG, false)] {
+        let mut server = start(Limits { max_connections: 1, write_timeout, ..wide() }).await;
+        // More than the client's kernel takes, and less than the server's.
+        server.snapshot.publish(snapshot(1, 100));
+        let mut client = server.connect_narrow().await;
+        client.send(LAST_GET).await;
+        // The only slot is free again: the server has closed the connection.
+        assert_eq!(server.exchange(LAST_GET).await.len(), 1);
+        let address = client.0.local_addr().unwrap();
+        let gone = async {
+            while is_known_to_kernel(server.address, address) {
+                sleep(SHORT / 10).await;
+            }
+        };
+        assert_eq!(timeout(if ends { PATIENCE } else { LATER }, gone).await.is_ok(), ends);
+    }
+}
+
 #[tokio::test]
 async fn a_client_that_takes_an_answer_drop_by_drop_is_not_waited_for() {
     let mut server = start(Limits { write_timeout: SHORT, ..wide() }).await;

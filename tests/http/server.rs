@@ -1,14 +1,14 @@
 //! A server to test, and the client's end of a connection to it.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use jwks_server::health::Health;
-use jwks_server::http::{Limits, serve};
+use jwks_server::http::{Limits, listen, serve};
 use jwks_server::jwk::{Jwk, JwkSet};
 use jwks_server::snapshot::{Publisher, Snapshot, channel};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -50,7 +50,7 @@ pub(crate) struct Server {
 
 /// Starts a server of `snapshot(1, 1)`.
 pub(crate) async fn start(limits: Limits) -> Server {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let listener = listen((Ipv4Addr::LOCALHOST, 0).into(), &limits).unwrap();
     let address = listener.local_addr().unwrap();
     let (snapshot, snapshot_reader) = channel(snapshot(1, 1));
     let (health, health_reader) = channel(Health::default());

@@ -1,0 +1,96 @@
+//! The listening socket, and how connections are taken from it.
+
+use std::io;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::sleep;
+
+use super::Limits;
+use super::limits::SEND_BUFFER_BYTES;
+
+/// Connections that the kernel holds until they are accepted.
+const BACKLOG: i32 = 1024;
+/// Long enough not to spin, short enough that no client notices.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Listens at `address`; all of IPv6 is all of IPv4 as well. [`Limits::write_timeout`] is set here
+/// already.
+///
+/// # Errors
+///
+/// If the address cannot be had, for example because the port is in use.
+pub fn listen(address: SocketAddr, limits: &Limits) -> io::Result<TcpListener> {
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM.nonblocking().cloexec(),
+        Some(Protocol::TCP),
+    )?;
+    if address.is_ipv6() {
+        // Whatever the system's default is, one socket serves both.
+        socket.set_only_v6(address.ip() != IpAddr::V6(Ipv6Addr::UNSPECIFIED))?;
+    }
+    socket.set_reuse_address(true)?;
+    // Connections inherit these three, and no client comes before they are set.
+    socket.set_send_buffer_size(SEND_BUFFER_BYTES)?;
+    // An answer is one write: there is nothing for Nagle's algorithm to wait for.
+    socket.set_tcp_nodelay(true)?;
+    // What the kernel still holds when a connection is closed is nobody's any more but the kernel's.
+    #[cfg(target_os = "linux")]
+    socket.set_tcp_user_timeout(Some(limits.write_timeout))?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    TcpListener::from_std(socket.into())
+}
+
+/// A listener whose failures neither end nor occupy the server.
+#[derive(Debug)]
+pub(super) struct Acceptor {
+    listener: TcpListener,
+    /// Whether the last try failed, so that one event tells of many failures.
+    failing: bool,
+}
+
+impl Acceptor {
+    pub(super) fn new(listener: TcpListener) -> Self {
+        Self { listener, failing: false }
+    }
+
+    /// The next connection.
+    ///
+    /// The kernel hands some failures of the peer or the network through (`accept(2)`): they concern
+    /// that one connection, which is gone. Others, as when descriptors have run out, last: then the
+    /// next try comes after [`ACCEPT_PAUSE`], or as soon as a connection ends.
+    pub(super) async fn accept(&mut self) -> TcpStream {
+        loop {
+            match self.listener.accept().await {
+                Ok((stream, _)) => {
+                    self.failing = false;
+                    return stream;
+                }
+                Err(error) if concerns_one_connection(&error) => {}
+                Err(error) => {
+                    if !self.failing {
+                        tracing::error!(%error, "failed to accept connections");
+                    }
+                    self.failing = true;
+                    sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+}
+
+fn concerns_one_connection(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::HostUnreachable
+            | io::ErrorKind::NetworkUnreachable
+            | io::ErrorKind::NetworkDown
+    )
+}
