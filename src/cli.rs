@@ -173,12 +173,14 @@ fn serve(config: &Config, clock: SystemClock) -> Result<ExitCode, Failure> {
     for warning in config.policy.warnings() {
         warn!(code = "policy", "{warning}");
     }
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| Failure(format!("start the runtime: {error}")))?;
     let served = runtime.block_on(async {
         let listener = server::bind(config)
             .map_err(|error| Failure(format!("listen on {}: {error}", address(config))))?;
-        let port = listener.local_addr()?.port();
-        let shutdown = shutdown_signal()?;
+        let port = listener.local_addr().map_or(config.port, |address| address.port());
+        let shutdown =
+            shutdown_signal().map_err(|error| Failure(format!("listen for signals: {error}")))?;
         server::run(config, listener, clock, || announce(port), shutdown).await?;
         Ok(ExitCode::SUCCESS)
     });
@@ -221,7 +223,8 @@ fn print(told: &str) -> Result<ExitCode, Failure> {
     match anstream::stdout().write_all(told.as_bytes()) {
         // The reader has seen enough.
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(ExitCode::SUCCESS),
-        written => Ok(written.map(|()| ExitCode::SUCCESS)?),
+        Err(error) => Err(Failure(format!("write to standard output: {error}"))),
+        Ok(()) => Ok(ExitCode::SUCCESS),
     }
 }
 
@@ -242,6 +245,9 @@ fn status(config: &Config, clock: &SystemClock, json: bool) -> Result<ExitCode, 
             format!("next: {}{kid} at {}\n", next.action, next.at)
         }
         (None, Some(_)) => "next: nothing is planned\n".into(),
+        (None, None) if !status.is_writable => {
+            "next: nothing, since nothing can be changed\n".into()
+        }
         (None, None) => "next: nothing, since no server runs on this directory\n".into(),
     };
     told += &problems(&status);

@@ -34,7 +34,7 @@ pub struct Options {
     )]
     pub bind: Option<IpAddr>,
 
-    /// File of the current private key; `next_key.pem` lies beside it
+    /// File of the current private key; the next one lies beside it
     #[arg(
         long,
         value_name = "PATH",

@@ -321,9 +321,13 @@ fn report_change(
     let kid = after.kid();
     let state = after.state.name();
     if before.is_some_and(|before| before.state == after.state) {
-        return debug!(%kid, state, published_at = ?after.published_at, "recorded");
+        let published_at = after.published_at.map(rfc3339);
+        return debug!(%kid, state, published_at, "recorded");
     }
     match &after.state {
+        State::Next { promotion_requested_at: Some(_) } if before.is_some() => {
+            info!(%kid, state, "its promotion is asked for");
+        }
         State::Next { .. } => info!(%kid, state, "found a next key"),
         State::Current { .. } => {
             let published_at = after.published_at;

@@ -23,8 +23,7 @@ const QUICK: [&str; 6] = ["--publish-lead", "2s", "--retain-for", "1h", "--cache
 const SLOW: [&str; 0] = [];
 
 fn done(finished: Finished) -> String {
-    assert_eq!(finished.code, Some(0), "{finished:?}");
-    finished.stdout
+    finished.done()
 }
 
 /// The one line with which a command gives up.
@@ -640,28 +639,19 @@ fn decode(part: &str) -> Vec<u8> {
 }
 
 #[test]
-fn every_command_that_fails_says_so_in_one_line() {
+fn a_command_that_can_change_nothing_says_so_in_one_line() {
     let dir = dir();
     // Nobody, root included, can make a lock file below this.
     fs::write(dir.path().join("keys"), "").unwrap();
     fs::write(dir.path().join("private_key.pem"), Key::new().sec1()).unwrap();
     let kid = Key::new().kid();
-    let commands: [&[&str]; 5] = [
-        &["rotate"],
-        &["rotate", "--now"],
-        &["revoke", &kid, "--reason", "x"],
-        &["assertion", "--client-id", "me", "--audience", "x"],
-        &["dpop", "--method", "POST", "--url", "x"],
-    ];
+    let commands: [&[&str]; 3] =
+        [&["rotate"], &["rotate", "--now"], &["revoke", &kid, "--reason", "x"]];
     for command in commands {
-        let finished = jwks(dir.path(), command);
-        let line = gave_up(&finished);
-        if command[0].starts_with('r') {
-            assert_eq!(
-                line,
-                "lock the key directory: open keys/.lock: Not a directory (os error 20)"
-            );
-        }
+        assert_eq!(
+            gave_up(&jwks(dir.path(), command)),
+            "lock the key directory: open keys/.lock: Not a directory (os error 20)"
+        );
     }
 }
 

@@ -360,3 +360,17 @@ fn other_paths_are_taken() {
     assert_eq!(names(dir.path()), ["a", "published"]);
     assert_eq!(names(dir.path().join("a")), ["my.pem"]);
 }
+
+#[test]
+fn of_two_clients_in_one_directory_none_takes_the_key_of_the_other() {
+    let dir = dir();
+    let start = |name: &str| {
+        let file = format!("{name}.pem");
+        let args = ["--key-file", &file, "--keys-dir", name, "--rotate-every", "90d"];
+        Server::start(dir.path(), &args).kids()
+    };
+    let (a, b) = (start("a"), start("b"));
+    assert_eq!((a.len(), b.len()), (2, 2));
+    assert!(a.iter().all(|kid| !b.contains(kid)), "{a:?} {b:?}");
+    assert_eq!(names(dir.path()), ["a", "a.pem", "b", "b.pem", "next_a.pem", "next_b.pem"]);
+}

@@ -57,10 +57,12 @@ impl Lags {
     }
 
     fn tell_of_events(&self, server: &Server) {
-        if has_events(server) {
-            assert!(self.0.iter().min() < Some(&Duration::from_secs(5)), "{:?}", self.0);
-        }
+        assert!(self.are_by_event() || !has_events(server), "{:?}", self.0);
         assert!(self.0.iter().max() < Some(&Duration::from_secs(20)), "{:?}", self.0);
+    }
+
+    fn are_by_event(&self) -> bool {
+        self.0.iter().min() < Some(&Duration::from_secs(5))
     }
 }
 
@@ -148,31 +150,55 @@ fn a_private_key_that_is_replaced_by_any_means_is_served_and_the_old_ones_still_
     let (server, first) = started(dir.path());
     let file = dir.path().join("private_key.pem");
     let mut observer = Observer::of(&server);
-    let mut lags = Lags::default();
     let mut kids = vec![first];
     for (n, (way, replace)) in WAYS.iter().enumerate() {
-        let key = Key::new();
-        observer.becomes_current(&key.kid());
-        let text = if n % 2 == 0 { key.sec1() } else { key.pkcs8() };
-        replace(&file, &text);
-        lags.measure(way, &server, &key.kid());
-        observer.promise(&key.kid());
-        kids.insert(0, key.kid());
-        // Retired within one second, they stand in the order of their kids.
-        let mut found = server.kids();
-        assert_eq!(found[0], kids[0]);
-        found.sort();
-        let mut expected = kids.clone();
-        expected.sort();
-        assert_eq!(found, expected);
+        let mut replace_once = |_| {
+            let key = Key::new();
+            observer.becomes_current(&key.kid());
+            let text = if n % 2 == 0 { key.sec1() } else { key.pkcs8() };
+            replace(&file, &text);
+            let mut lags = Lags::default();
+            lags.measure(way, &server, &key.kid());
+            observer.promise(&key.kid());
+            kids.insert(0, key.kid());
+            // Retired within one second, they stand in the order of their kids.
+            let mut found = server.kids();
+            assert_eq!(found[0], kids[0]);
+            found.sort();
+            let mut expected = kids.clone();
+            expected.sort();
+            assert_eq!(found, expected);
+            lags.are_by_event()
+        };
+        // A machine may be very slow once.
+        assert!((0..3).any(&mut replace_once) || !has_events(&server), "{way} makes no event");
     }
-    lags.tell_of_events(&server);
     server.is_degraded_by("[]");
     observer.finish();
     let expected: Vec<_> =
         (0..kids.len()).map(|n| if n == 0 { "current" } else { "retired" }).collect();
     let found: Vec<_> = states(dir.path()).into_iter().map(|(_, state)| state).collect();
     assert_eq!(found, expected);
+}
+
+/// The kernel tells of a change in the directory by whose name for the file it was made, and no other.
+#[test]
+fn a_change_that_makes_no_event_is_served_after_the_next_sweep() {
+    let dir = dir();
+    let (server, first) = started(dir.path());
+    let (old, new) = (Key::new(), Key::new());
+    let (inside, outside) = (dir.path().join("keys/a.pem"), dir.path().join("outside"));
+    fs::create_dir(&outside).unwrap();
+    fs::write(&inside, old.spki()).unwrap();
+    fs::hard_link(&inside, outside.join("a.pem")).unwrap();
+    server.serves(&[&first, &old.kid()]);
+    // Until the look that follows the last event is over.
+    pause(Duration::from_millis(300));
+    fs::write(outside.join("a.pem"), new.spki()).unwrap();
+    let began = now();
+    server.serves(&[&first, &new.kid()]);
+    println!("served after {:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
 }
 
 #[test]
@@ -469,6 +495,14 @@ fn a_directory_that_cannot_be_written_is_served() {
     let degraded =
         r#"[{"code":"read_only","file":"keys"},{"code":"unreadable_directory","file":"keys"}]"#;
     server.is_degraded_by(degraded);
+    let told = jwks(dir.path(), &["status"]).done();
+    assert!(
+        told.contains("next: nothing, since nothing can be changed\nproblem: keys: "),
+        "{told}"
+    );
+    assert!(told.contains("problem: keys: cannot be written: "), "{told}");
+    assert_eq!(jwks(dir.path(), &["check"]).code, Some(1));
+    jwks(dir.path(), &["assertion", "--client-id", "a", "--audience", "b"]).done();
     // The overlap is kept in memory.
     let mut observer = Observer::of(&server);
     let new = Key::new();

@@ -10,6 +10,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use jwks_server::clock::{Clock, Moment, SystemClock};
 use jwks_server::config::Config;
@@ -77,14 +78,17 @@ fn serve(dir: &Path) -> Serving {
     let clock = reins.clone();
     let thread = std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(async {
+        let served = runtime.block_on(async {
             let listener = server::bind(&config).unwrap();
             let address = listener.local_addr().unwrap();
             let shutdown = async {
                 let _ = stopped.await;
             };
             server::run(&config, listener, clock, || ready.send(address).unwrap(), shutdown).await
-        })
+        });
+        // As the program does.
+        runtime.shutdown_timeout(Duration::from_secs(1));
+        served
     });
     let address = is_ready.recv_timeout(PATIENCE).unwrap();
     Serving { address, reins, asked: was_asked, stop, thread }
@@ -125,6 +129,20 @@ fn serving_never_waits_for_a_manager_that_hangs() {
         (after.status == 200 && after.body != before.body).then_some(())
     });
     serving.stop.send(()).unwrap();
+    serving.thread.join().unwrap().unwrap();
+}
+
+#[test]
+fn a_manager_that_hangs_does_not_keep_the_server_from_ending() {
+    let dir = dir();
+    let serving = serve(dir.path());
+    let gate = Arc::clone(&serving.reins.gate);
+    let _closed = gate.lock();
+    *serving.reins.mood.lock() = Mood::Hangs;
+    std::fs::write(dir.path().join("keys/new.pem"), Key::new().spki()).unwrap();
+    serving.await_manager(Mood::Hangs);
+    serving.stop.send(()).unwrap();
+    eventually("the server ends", || serving.thread.is_finished().then_some(()));
     serving.thread.join().unwrap().unwrap();
 }
 

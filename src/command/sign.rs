@@ -11,8 +11,8 @@ use crate::lifecycle::Time;
 ///
 /// # Errors
 ///
-/// If there is no usable current key, or it has no record yet: no server has seen it, so nobody can
-/// verify what it signs.
+/// If there is no usable current key, or it has no record yet though it could have: no server has seen
+/// it, so nobody can verify what it signs.
 pub fn sign(
     config: &Config,
     clock: &impl Clock,
@@ -33,6 +33,8 @@ pub fn sign(
             let reason = format!("the key {kid} is revoked");
             return Err(CommandError::NoCurrentKey { path: path(), reason });
         }
+        // Where no record can be made, a server publishes the key without.
+        None if !keeper.store.keys_are_writable() => {}
         None => return Err(CommandError::NoRecord { path: path(), kid }),
     }
     let mut random = [0; 16];

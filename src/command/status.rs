@@ -27,6 +27,9 @@ pub struct Status {
     /// Whether a server keeps this directory now.
     #[serde(skip)]
     pub server: Option<RunningServer>,
+    /// Whether a server could keep it.
+    #[serde(skip)]
+    pub is_writable: bool,
 }
 
 /// One key. Times are absent as long as they have not come, or are not planned.
@@ -87,12 +90,19 @@ fn lossy<S: serde::Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::E
 pub fn status(config: &Config, clock: &impl Clock) -> Status {
     let (mut keeper, server) = open(config);
     let now = clock.now().wall;
-    let problems = keeper.look(now);
+    let mut problems = keeper.look(now);
+    let is_writable = keeper.store.keys_are_writable();
+    if !is_writable {
+        let reason = "cannot be written: what a server publishes it remembers only while it runs, and \
+                      it rotates nothing";
+        problems.push(Problem::of("read_only", &config.paths.keys_dir, reason));
+    }
     Status {
         keys: rows(&keeper),
         next_action: server.as_ref().and_then(|server| next_action(&keeper, server, now)),
         problems,
         server,
+        is_writable,
     }
 }
 

@@ -111,9 +111,9 @@ impl Policy {
         let PolicySettings { rotate_every, publish_lead, retain_for, cache_max_age } = self.0;
         let mut warnings = Vec::new();
         if let Some(rotate_every) = rotate_every
-            && rotate_every < publish_lead + retain_for
+            && 2 * rotate_every < retain_for
         {
-            warnings.push(PolicyWarning::ManyKeys { rotate_every, publish_lead, retain_for });
+            warnings.push(PolicyWarning::ManyKeys { rotate_every, retain_for });
         }
         let advised = cache_max_age.max(MINUTE) + 15 * SECOND;
         if publish_lead < advised {
@@ -195,18 +195,15 @@ pub enum PolicyError {
 pub enum PolicyWarning {
     /// More than four keys are published at once.
     #[error(
-        "rotate-every {} is shorter than publish-lead {} and retain-for {} together: more than 4 \
-         keys will be published at once",
+        "rotate-every {} is shorter than half of retain-for {}: more than 4 keys will be published \
+         at once",
         human(rotate_every),
-        human(publish_lead),
         human(retain_for)
     )]
     ManyKeys {
         /// The setting.
         rotate_every: Duration,
-        /// One part of the overlap.
-        publish_lead: Duration,
-        /// The other part of the overlap.
+        /// For how many of them a key is retained.
         retain_for: Duration,
     },
     /// Some authorization servers hold a set for a minute whatever it says.
@@ -319,7 +316,7 @@ mod tests {
 
     #[test]
     fn short_durations_are_allowed_with_a_warning_each() {
-        let policy = Policy::new(settings(20, 15, 15, 1)).unwrap();
+        let policy = Policy::new(settings(20, 15, 41, 1)).unwrap();
         assert!(matches!(
             policy.warnings()[..],
             [

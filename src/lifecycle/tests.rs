@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use super::{
-    Action, Agenda, KeyRing, Listing, Policy, PolicySettings, Record, Seen, Serving, Slot, State,
-    Step, Time, opening, settle, step,
+    Action, Agenda, KeyRing, Listing, Policy, PolicySettings, PolicyWarning, Record, Seen, Serving,
+    Slot, State, Step, Time, opening, settle, step,
 };
 use crate::jwk::{Jwk, KeyId};
 
@@ -225,6 +225,28 @@ fn a_schedule_keeps_a_standby_and_promotes_it_when_its_time_has_come() {
     assert_eq!(desk.ring.served(), [key(2), key(1), key(3)], "retained to the last second");
     desk.wait(1);
     assert_eq!(desk.ring.served(), [key(2), key(3)]);
+}
+
+/// The current key, the next one, and those that are retained.
+#[test]
+fn more_than_four_keys_are_published_at_once_only_where_there_is_a_warning() {
+    for (hours, is_warned_of) in [(25, false), (51, false), (52, false), (53, true), (200, true)] {
+        let settings = PolicySettings {
+            rotate_every: Some(Duration::from_secs(26 * HOUR)),
+            retain_for: Duration::from_secs(hours * HOUR),
+            ..PolicySettings::default()
+        };
+        let policy = Policy::new(settings).unwrap();
+        let warns = policy.warnings().iter().any(|w| matches!(w, PolicyWarning::ManyKeys { .. }));
+        assert_eq!(warns, is_warned_of, "{hours} h");
+        let mut desk = Desk::start(policy);
+        let mut most = 0;
+        for _ in 0..300 {
+            desk.wait(HOUR);
+            most = most.max(desk.ring.served().len());
+        }
+        assert_eq!(most > 4, is_warned_of, "{hours} h: {most} keys");
+    }
 }
 
 #[test]

@@ -32,7 +32,9 @@ use os::Chance;
 use p256::elliptic_curve::rand_core::TryCryptoRng;
 use scan::Scan;
 
-/// The name of the file that holds the next private key, beside the current one.
+/// The name of the file that holds the current private key, unless another is given.
+pub const PRIVATE_KEY: &str = "private_key.pem";
+/// The name of the file that holds the next private key, beside the current one of that name.
 pub const NEXT_KEY: &str = "next_key.pem";
 
 /// Why a public key is refused where a private one belongs.
@@ -50,20 +52,36 @@ pub struct Paths {
 impl Paths {
     /// The directory that holds the private keys.
     pub fn root(&self) -> &Path {
-        match self.private_key.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => parent,
-            _ => Path::new("."),
-        }
+        parent_of(&self.private_key)
     }
 
     /// The next private key.
     pub fn next_key(&self) -> PathBuf {
-        self.private_key.with_file_name(NEXT_KEY)
+        self.private_key.with_file_name(self.next_key_name())
+    }
+
+    /// The name of its file. Beside `a.pem` it is `next_a.pem`: of two clients whose keys lie in one
+    /// directory, none takes the other's.
+    fn next_key_name(&self) -> OsString {
+        let current = self.private_key_name();
+        if current == PRIVATE_KEY {
+            return NEXT_KEY.into();
+        }
+        let mut name = OsString::from("next_");
+        name.push(current);
+        name
     }
 
     fn private_key_name(&self) -> &OsStr {
         // A path without a file name is refused where options are checked.
         self.private_key.file_name().unwrap_or_default()
+    }
+}
+
+fn parent_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
     }
 }
 
@@ -182,6 +200,17 @@ impl Store {
         self.os.is_writable(self.paths.root())
     }
 
+    /// Whether `keys/` can be written, or made. A server that finds that it cannot remembers in memory
+    /// what it should write.
+    pub fn keys_are_writable(&self) -> bool {
+        let keys_dir = &self.paths.keys_dir;
+        let is_missing = || {
+            let opened = self.os.open_dir(keys_dir);
+            opened.is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound)
+        };
+        self.os.is_writable(keys_dir) || is_missing() && self.os.is_writable(parent_of(keys_dir))
+    }
+
     /// Makes `keys/` if it is missing, and becomes the one server that may change the directory.
     ///
     /// `note` is left in the lock file for commands to read.
@@ -240,7 +269,7 @@ impl Store {
         existing: Existing,
         locked: &Locked,
     ) -> Result<(), WriteError> {
-        self.put_private(OsStr::new(NEXT_KEY), key, record, existing, locked)
+        self.put_private(&self.paths.next_key_name(), key, record, existing, locked)
     }
 
     /// Puts `key` into `private_key.pem`, after its record.
@@ -256,19 +285,20 @@ impl Store {
 
     /// Renames `next_key.pem` to `private_key.pem`.
     pub fn promote(&self, _: &Locked) -> Result<(), WriteError> {
-        let to = self.paths.private_key_name();
-        durable::rename(&*self.os, self.paths.root(), OsStr::new(NEXT_KEY), to)
+        let (from, to) = (self.paths.next_key_name(), self.paths.private_key_name());
+        durable::rename(&*self.os, self.paths.root(), &from, to)
     }
 
     /// Deletes `next_key.pem`.
     pub fn discard_next(&self, _: &Locked) -> Result<(), WriteError> {
-        durable::unlink(&*self.os, self.paths.root(), OsStr::new(NEXT_KEY))
+        durable::unlink(&*self.os, self.paths.root(), &self.paths.next_key_name())
     }
 
     /// Finishes what a killed process has left: deletes the files that it was about to write, in
     /// which private bytes may be, and makes durable what it changed last.
     pub fn finish(&self, _: &Locked) -> Result<(), WriteError> {
-        let private = [self.paths.private_key_name(), OsStr::new(NEXT_KEY)];
+        let next_key = self.paths.next_key_name();
+        let private = [self.paths.private_key_name(), &next_key];
         durable::finish(&*self.os, self.paths.root(), |target| private.contains(&target))?;
         durable::finish(&*self.os, &self.paths.keys_dir, |target| {
             record::kid_of_name(target).is_some()

@@ -116,6 +116,8 @@ pub struct Stamp {
     pub changed: (i64, i64),
     /// Type and permission bits.
     pub mode: u32,
+    /// The id of the user that it belongs to.
+    pub owner: u32,
 }
 
 /// Why a file could not be read.

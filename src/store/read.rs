@@ -30,6 +30,7 @@ pub(super) fn stamp(stat: &Stat) -> Stamp {
         modified: (stat.st_mtime as i64, stat.st_mtime_nsec as i64),
         changed: (stat.st_ctime as i64, stat.st_ctime_nsec as i64),
         mode: stat.st_mode as u32,
+        owner: stat.st_uid,
     }
 }
 

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use sha2::{Digest as _, Sha256};
 
-use super::{Dir, NEXT_KEY, Os, PUBLIC_ONLY, Paths, Problem, ReadError, Stamp, record};
+use super::{Dir, Os, PUBLIC_ONLY, Paths, Problem, ReadError, Stamp, record};
 use crate::jwk::{Jwk, KeyId};
 use crate::key::{KeyFormat, PemKey, digest_of_secret, parse_pem};
 use crate::lifecycle::{Listing, Record, Seen, Slot, Time};
@@ -115,7 +115,7 @@ impl Scan {
         report_writable_by_others(&*dir, root, problems);
         let mut slot = |name: &OsStr| {
             let found = self::file(&*dir, name, before.remove(name), now);
-            let path = root.join(name);
+            let path = paths.private_key.with_file_name(name);
             let Some(remembered) = found.transpose() else {
                 return (Slot::Missing, None);
             };
@@ -144,7 +144,7 @@ impl Scan {
             outcome
         };
         let (private_key, key_format) = slot(paths.private_key_name());
-        let (next_key, _) = slot(OsStr::new(NEXT_KEY));
+        let (next_key, _) = slot(&paths.next_key_name());
         self.key_format = key_format;
         (private_key, next_key)
     }
@@ -353,11 +353,20 @@ fn unreadable(error: &std::io::Error) -> String {
 
 fn report_exposure(path: &Path, stamp: &Stamp, problems: &mut Vec<Problem>) {
     let mode = stamp.mode & 0o777;
-    if mode & 0o077 != 0 {
+    if is_exposed(mode, stamp.owner, rustix::process::geteuid().as_raw()) {
         let reason =
             format!("holds a private key that others may read (mode {mode:04o}, not 0600)");
         problems.push(Problem::of("exposed_private_key", path, reason));
     }
+}
+
+/// Whether others than `user`, who reads it, may read a file of this mode and owner.
+///
+/// Who is neither its owner nor root reads it as one of its group: so Kubernetes mounts Secrets for a
+/// pod with an `fsGroup`.
+fn is_exposed(mode: u32, owner: u32, user: u32) -> bool {
+    let needed = if user == owner || user == 0 { 0o700 } else { 0o740 };
+    mode & !needed != 0
 }
 
 /// Whoever may write to the directory can put another key in place of the current one.
@@ -377,6 +386,21 @@ fn report_writable_by_others(dir: &dyn Dir, path: &Path, problems: &mut Vec<Prob
 mod tests {
     use super::*;
     use crate::store::Native;
+
+    #[test]
+    fn a_group_may_read_the_key_of_another_user_and_nobody_else_may() {
+        for (mode, owner, user, exposed) in [
+            (0o600, 1, 1, false),
+            (0o400, 0, 0, false),
+            (0o640, 1, 1, true),
+            (0o640, 1, 0, true),
+            (0o440, 0, 1, false),
+            (0o460, 0, 1, true),
+            (0o444, 0, 1, true),
+        ] {
+            assert_eq!(is_exposed(mode, owner, user), exposed, "{mode:o} {owner} {user}");
+        }
+    }
 
     #[test]
     fn only_what_changed_is_read_again() {

@@ -228,7 +228,15 @@ impl Dir for OpenDir {
         let file = self.find(name).ok_or(ReadError::Missing)?;
         // The service writes each file once, so that its number tells a version from another.
         let (inode, size) = (file as u64, self.disk.0.lock().files[file].len() as u64);
-        Ok(Stamp { device: 0, inode, size, modified: (0, 0), changed: (0, 0), mode: 0o100_600 })
+        Ok(Stamp {
+            device: 0,
+            inode,
+            size,
+            modified: (0, 0),
+            changed: (0, 0),
+            mode: 0o100_600,
+            owner: 0,
+        })
     }
 
     fn read(&self, name: &OsStr) -> Result<(Zeroizing<Vec<u8>>, Stamp), ReadError> {

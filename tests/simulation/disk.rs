@@ -264,8 +264,12 @@ impl Disk {
         self.version += 1;
     }
 
-    /// Changes of others that were not synced stay so, unless they came before one of these.
+    /// Changes of others that were not synced stay so, unless they came before one of these, or what
+    /// people put into `keys/` would be lost with it.
     fn sync_for_people(&mut self, dir: usize) {
+        if dir == KEYS && self.durable[KEYS].is_none() {
+            self.sync_for_people(ROOT);
+        }
         for change in std::mem::take(&mut self.pending[dir]) {
             apply(&change, &mut self.durable);
         }

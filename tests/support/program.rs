@@ -35,6 +35,14 @@ pub(crate) struct Finished {
     pub(crate) stderr: String,
 }
 
+impl Finished {
+    /// What it printed; it has succeeded.
+    pub(crate) fn done(self) -> String {
+        assert_eq!(self.code, Some(0), "{self:?}");
+        self.stdout
+    }
+}
+
 impl Server {
     /// Starts the server in `dir` on a free port, and waits until it serves.
     pub(crate) fn start(dir: &Path, args: &[&str]) -> Self {
@@ -137,25 +145,16 @@ impl Server {
     }
 
     /// Waits until the server has looked at the directory once more from beginning to end, by way of
-    /// a change that it cannot overlook.
-    pub(crate) fn has_looked(&self) {
-        self.sees(&super::Key::new());
-    }
-
-    fn sees(&self, key: &super::Key) {
+    /// a change that it cannot overlook, while everything that is served is observed.
+    pub(crate) fn has_looked_while(&self, observer: &super::Observer) {
+        let key = super::Key::new();
+        observer.allow(&key.kid());
         let file = self.dir.join("keys").join("zzz-has-looked.pem");
         std::fs::write(&file, key.spki()).unwrap();
         let has = |kids: &[String]| kids.contains(&key.kid());
         eventually("a dropped key is served", || has(&self.kids()).then_some(()));
         std::fs::remove_file(&file).unwrap();
         eventually("a dropped key is gone", || (!has(&self.kids())).then_some(()));
-    }
-
-    /// The same while everything that is served is observed; the observer is to know that key.
-    pub(crate) fn has_looked_while(&self, observer: &super::Observer) {
-        let key = super::Key::new();
-        observer.allow(&key.kid());
-        self.sees(&key);
     }
 
     /// What the process logged so far.

@@ -205,7 +205,7 @@ impl Dir for OpenDir {
         let size = state.disk.content(inode).len() as u64;
         let changed = state.disk.changed(inode);
         let changed = (changed.div_euclid(1_000), changed.rem_euclid(1_000) * 1_000_000);
-        Ok(Stamp { device: 0, inode, size, modified: changed, changed, mode: 0o100_600 })
+        Ok(Stamp { device: 0, inode, size, modified: changed, changed, mode: 0o100_600, owner: 0 })
     }
 
     fn read(&self, name: &OsStr) -> Result<(Zeroizing<Vec<u8>>, Stamp), ReadError> {
