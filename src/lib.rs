@@ -67,10 +67,10 @@
 //! 8. One writer at a time: each change is made under the lock, on what was read under it. A second
 //!    server on the same directory only publishes, and takes over when the first ends.
 //! 9. A change on disk is served within 1 s with file events, and within 11 s without any.
-//! 10. Serving never waits on a disk, a clock, a lock or the manager. If the manager dies, the
-//!     process exits with an error.
-//! 11. Every connection is bounded: headers within 5 s, an answer taken within 10 s, memory, and the
-//!     number of connections.
+//! 10. Serving never waits on a disk, a clock, a lock or the manager. If the manager dies, so does
+//!     the process: by SIGABRT in a release build, otherwise with an error.
+//! 11. Every connection is bounded: headers within 5 s, an answer taken within 10 s, also from the
+//!     kernel; memory, and the number of connections.
 //! 12. SIGTERM ends the process within 5 s; SIGKILL or a power cut is safe at any instant.
 //!
 //! # Absent on purpose
