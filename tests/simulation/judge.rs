@@ -195,7 +195,7 @@ impl Judge {
         // What the power brings back was there all the time, and so was what was only missing.
         let since = key.held_since.filter(|_| is_back).unwrap_or(now);
         (key.held_since, key.held_until, key.noticed_at) = (Some(since), None, None);
-        key.is_put_back = who == Who::People || is_doubtful;
+        key.is_put_back = who == Who::People || is_doubtful || is_back && key.is_put_back;
         key.is_promoted &= key.in_set_since.is_some();
         let is_excused = key.is_excused || key.may_be_revoked;
         // What was undone may have been asked for.
