@@ -239,13 +239,11 @@ impl Keeper {
     }
 
     /// After the clock was set by so much, moves every time that was written down to where the clock
-    /// has it now, so that no duration becomes shorter; retired keys stay for as long as if they were
-    /// retired now.
-    pub fn follow_clock(&mut self, by: TimeDelta, now: Time) {
+    /// has it now, so that no duration becomes shorter.
+    pub fn follow_clock(&mut self, by: TimeDelta) {
         warn!(seconds = by.num_seconds(), "the clock was set, and the times of the keys follow");
-        let keep_until = now + self.policy.retain_for();
         let live = self.ring.records().filter(|record| !record.is_revoked());
-        let shifted = live.map(|record| (record, record.shifted(by).kept_until(keep_until)));
+        let shifted = live.map(|record| (record, record.shifted(by)));
         let changed: Vec<_> =
             shifted.filter(|(before, after)| *before != after).map(|(_, after)| after).collect();
         for record in changed {
@@ -268,6 +266,17 @@ impl Keeper {
     pub fn forget(&mut self, kid: KeyId) {
         info!(%kid, "removed a retired key");
         self.ring.forget(kid);
+    }
+
+    /// Deletes the records of keys that were let go of.
+    pub fn delete_let_go(&mut self, locked: &Locked) -> Result<(), ChangeError> {
+        let let_go: Vec<_> = self.ring.let_go_of().collect();
+        for kid in let_go {
+            self.store.remove(kid, locked)?;
+            self.ring.let_go_removed(kid);
+            self.seen = None;
+        }
+        Ok(())
     }
 
     /// Forgets a key whose time is up although its file cannot be deleted.

@@ -9,39 +9,23 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
-use jwks_server::clock::{Clock, Moment};
 use jwks_server::command::revoke;
-use jwks_server::config::Config;
 use jwks_server::jwk::KeyId;
-use jwks_server::key::{KeyFormat, SigningKey, parse_pem};
-use jwks_server::lifecycle::{State, Time};
+use jwks_server::key::{KeyFormat, parse_pem};
 use jwks_server::manager::{Manager, Unread};
 use jwks_server::store::Store;
-use support::{Process, beginning as now, paths, policy, record_of, records};
+use support::{
+    Process, Standing, beginning as now, config, new_key, paths, policy, record_of, records,
+    write_key,
+};
 
+const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3_600);
 const DAY: Duration = Duration::from_secs(24 * 3_600);
 
 fn kid_in(file: &Path) -> KeyId {
     parse_pem(&std::fs::read(file).unwrap()).unwrap().jwk().kid()
-}
-
-fn new_key() -> SigningKey {
-    SigningKey::generate(&mut getrandom::SysRng).unwrap()
-}
-
-fn write_key(file: &Path, key: &SigningKey) {
-    std::fs::write(file, key.to_pem(KeyFormat::Sec1)).unwrap();
-}
-
-/// A clock that stands.
-struct Standing(Time);
-
-impl Clock for Standing {
-    fn now(&self) -> Moment {
-        Moment { wall: self.0, elapsed: Duration::ZERO }
-    }
 }
 
 #[test]
@@ -265,75 +249,11 @@ fn a_follower_drops_a_revoked_key_although_none_takes_its_place() {
 }
 
 #[test]
-fn a_time_that_a_wrong_clock_has_written_shortens_no_retention() {
-    let dir = tempfile::tempdir().unwrap();
-    let mut process = Process::start(dir.path(), policy(None), now());
-    let old = process.kids()[0].clone();
-    // What a command leaves that ran while the clock was a year behind.
-    let mut store = Store::new(paths(dir.path()), KeyFormat::Sec1);
-    let (seen, _) = store.look(now());
-    let retired =
-        seen.records[&old.parse::<KeyId>().unwrap()].retired(now() - 365 * DAY, &policy(None));
-    store.save(&retired, &store.lock().unwrap()).unwrap();
-    write_key(&dir.path().join("private_key.pem"), &new_key());
-    process.look();
-    process.wait(DAY);
-    assert_eq!(process.kids().get(1), Some(&old));
-    process.wait(2 * HOUR);
-    assert_eq!(process.kids().len(), 1);
-}
-
-#[test]
-fn a_time_that_a_wrong_clock_has_written_shortens_no_lead() {
-    let dir = tempfile::tempdir().unwrap();
-    let mut process = Process::start(dir.path(), policy(None), now());
-    let next = new_key();
-    write_key(&dir.path().join("next_key.pem"), &next);
-    process.look();
-    let kids = process.kids();
-    let mut store = Store::new(paths(dir.path()), KeyFormat::Sec1);
-    let (seen, _) = store.look(now());
-    let requested = State::Next { promotion_requested_at: Some(now()) };
-    let mut record = seen.records[&next.jwk().kid()].with(requested);
-    record.published_at = Some(now() - 365 * DAY);
-    store.save(&record, &store.lock().unwrap()).unwrap();
-    process.look();
-    process.wait(DAY);
-    assert_eq!(process.kids(), kids);
-    process.wait(2 * HOUR);
-    assert_eq!(process.kids().first(), kids.last());
-}
-
-#[test]
-fn a_clock_that_is_set_removes_and_rotates_nothing_at_first() {
-    for days in [400_i64, -2] {
-        let dir = tempfile::tempdir().unwrap();
-        let mut process = Process::start(dir.path(), policy(Some(30 * DAY)), now());
-        process.wait(30 * DAY + HOUR);
-        let kids = process.kids();
-        assert_eq!(kids.len(), 3);
-        process.wall += chrono::TimeDelta::days(days);
-        process.look();
-        process.wait(Duration::from_secs(300));
-        assert_eq!(process.kids(), kids, "{days} days");
-        assert_eq!(process.degraded(), BTreeSet::from(["clock_set"]));
-        process.wait(Duration::from_secs(400));
-        assert_eq!(process.degraded(), BTreeSet::new());
-        // No time has passed that this process has not seen, so nothing is due.
-        assert_eq!(process.kids(), kids, "{days} days");
-        process.wait(26 * HOUR);
-        assert_eq!(process.kids().len(), 2, "the retired key goes as if it were retired now");
-        process.wait(29 * DAY);
-        assert_ne!(process.kids()[0], kids[0], "and the next rotation comes when it would have");
-    }
-}
-
-#[test]
 fn a_key_counts_as_published_only_once_its_set_is_served() {
     let dir = tempfile::tempdir().unwrap();
     let is_published = || records(dir.path())[0].1.contains("Published-At");
     let store = || Store::new(paths(dir.path()), KeyFormat::Sec1);
-    let clock = Standing(now());
+    let clock = Standing::at(now());
     let started = Manager::start(store(), policy(None), &clock, Unread::Refuse).unwrap();
     assert!(!is_published(), "nobody can have fetched it");
     let (mut manager, _snapshot, _health) = started;
@@ -353,7 +273,7 @@ fn a_start_can_be_told_to_wait_for_a_record_that_cannot_be_read() {
     std::fs::create_dir(&file).unwrap();
     let start = |unread| {
         let store = Store::new(paths(dir.path()), KeyFormat::Sec1);
-        Manager::start(store, policy(None), &Standing(now()), unread).map(drop)
+        Manager::start(store, policy(None), &Standing::at(now()), unread).map(drop)
     };
     let refused = start(Unread::Refuse).unwrap_err();
     assert_eq!(refused.to_string(), format!("{}: a directory, not a regular file", file.display()));
@@ -370,15 +290,13 @@ fn a_revocation_takes_the_place_of_a_record_that_cannot_be_read() {
     let current = process.kids()[0].clone();
     let (record, _) = record_of(dir.path(), &current).unwrap();
     std::fs::write(&record, "unreadable").unwrap();
-    let config = Config {
-        port: 0,
-        bind: None,
-        max_connections: 1,
-        paths: paths(dir.path()),
-        key_format: KeyFormat::Sec1,
-        policy: policy(None),
-    };
-    let told = revoke(&config, &Standing(now()), current.parse().unwrap(), "test").unwrap();
+    let told = revoke(
+        &config(dir.path(), policy(None)),
+        &Standing::at(now()),
+        current.parse().unwrap(),
+        "test",
+    )
+    .unwrap();
     assert!(told.starts_with(&format!("revoked  {current}")), "{told}");
     assert!(std::fs::read_to_string(&record).unwrap().contains("Revoked-At"));
     let restarted = Process::start(dir.path(), policy(None), now());
@@ -433,4 +351,86 @@ fn without_a_current_key_the_manager_does_not_look_all_the_time() {
     assert!(process.look() < Duration::from_secs(1), "somebody may be about to put one there");
     process.wait(MINUTE);
     assert!(process.look() >= Duration::from_secs(1));
+}
+
+/// Two on one host; the second has no file events, and looks 5 s later.
+fn replace_key(dir: &Path, first: &mut Process, second: &mut Process) {
+    write_key(&dir.join("private_key.pem"), &new_key());
+    first.look();
+    for process in [first, second] {
+        process.pass(5 * SECOND);
+    }
+}
+
+#[test]
+fn a_follower_forgets_what_was_removed_although_another_key_was_just_retired() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut first = Process::start(dir.path(), policy(None), now());
+    let mut second = Process::start(dir.path(), policy(None), now());
+    assert_eq!(second.degraded(), BTreeSet::from(["follower"]));
+    for _ in 0..8 {
+        replace_key(dir.path(), &mut first, &mut second);
+        for _ in 0..4 {
+            first.pass(5 * HOUR);
+            second.pass(5 * HOUR);
+        }
+    }
+    assert_eq!(first.kids().len(), 2);
+    assert_eq!(second.kids(), first.kids());
+}
+
+#[test]
+fn a_key_that_was_let_go_of_is_deleted_once_that_is_possible() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut process = Process::start(dir.path(), policy(None), now());
+    let old = process.kids()[0].clone();
+    write_key(&dir.path().join("private_key.pem"), &new_key());
+    process.look();
+    let wall = process.wall;
+    drop(process);
+    // Nobody can take that for a lock.
+    let lock = dir.path().join("keys/.server");
+    std::fs::remove_file(&lock).unwrap();
+    std::fs::create_dir(&lock).unwrap();
+    let mut process = Process::start(dir.path(), policy(None), wall);
+    assert_eq!(process.degraded(), BTreeSet::from(["read_only"]));
+    process.wait(30 * HOUR);
+    assert!(!process.kids().contains(&old));
+    assert!(record_of(dir.path(), &old).is_some());
+    std::fs::remove_dir(&lock).unwrap();
+    process.wait(HOUR);
+    assert_eq!(process.degraded(), BTreeSet::new());
+    assert!(record_of(dir.path(), &old).is_none());
+}
+
+#[test]
+fn a_record_that_cannot_be_deleted_keeps_no_other() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut process = Process::start(dir.path(), policy(None), now());
+    let first = process.kids()[0].clone();
+    for _ in 0..2 {
+        write_key(&dir.path().join("private_key.pem"), &new_key());
+        process.look();
+        process.pass(HOUR);
+    }
+    let second = process.kids()[1].clone();
+    let (file, _) = record_of(dir.path(), &first).unwrap();
+    let chattr = |flag| {
+        let mut command = std::process::Command::new("chattr");
+        command.arg(flag).arg(&file).stderr(std::process::Stdio::null());
+        command.status().is_ok_and(|status| status.success())
+    };
+    if !chattr("+i") {
+        println!("no file can be made immutable here; the lifecycle's own test stands alone");
+        return;
+    }
+    for _ in 0..40 {
+        process.pass(HOUR);
+    }
+    let (kids, degraded) = (process.kids(), process.degraded());
+    assert!(chattr("-i"));
+    assert!(kids.contains(&first) && !kids.contains(&second), "{kids:?}");
+    assert_eq!(degraded, BTreeSet::from(["write_failed"]));
+    process.pass(HOUR);
+    assert!(!process.kids().contains(&first));
 }

@@ -202,6 +202,16 @@ impl KeyRing {
         self.let_go.extend(in_the_file.map(|record| (kid, record)));
     }
 
+    /// The keys that were let go of.
+    pub fn let_go_of(&self) -> impl Iterator<Item = KeyId> {
+        self.let_go.keys().copied()
+    }
+
+    /// Notes that the file of a key that was let go of was removed.
+    pub fn let_go_removed(&mut self, kid: KeyId) {
+        self.let_go.remove(&kid);
+    }
+
     /// Forgets the record of `kid`, after its file was removed.
     pub fn forget(&mut self, kid: KeyId) {
         self.records.remove(&kid);

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use super::{KeyRing, Policy};
+use super::KeyRing;
 use crate::jwk::{Jwk, KeyId};
 
 /// What a serving process knows beside the ring. Its times are those of a monotonic clock, counted
@@ -20,10 +20,12 @@ pub struct Serving {
     /// Whether keys may be made and moved: not if the directory cannot be written.
     pub may_rotate: bool,
     served: BTreeMap<KeyId, Served>,
-    current: Option<KeyId>,
-    /// When this process first saw that a key was no longer the current one; for as long as such a
-    /// key is retained.
-    replaced_at: BTreeMap<KeyId, Duration>,
+    /// The current key, and since when it has been that.
+    current: Option<(KeyId, Duration)>,
+    /// When this process first saw that a key of its set signs no more, or had to assume it.
+    retired_at: BTreeMap<KeyId, Duration>,
+    /// Keys whose records could not be deleted.
+    stuck: BTreeSet<KeyId>,
 }
 
 /// A key in the set of this process.
@@ -39,8 +41,12 @@ impl Serving {
     /// that it has no more.
     pub fn note_served(&mut self, keys: &[Jwk], ring: &KeyRing) -> (Vec<KeyId>, Vec<KeyId>) {
         let kids: BTreeSet<_> = keys.iter().map(Jwk::kid).collect();
-        let gone = self.served.keys().filter(|kid| !kids.contains(kid)).copied().collect();
-        self.served.retain(|kid, _| kids.contains(kid));
+        let gone: Vec<_> = self.served.keys().filter(|kid| !kids.contains(kid)).copied().collect();
+        for kid in &gone {
+            self.served.remove(kid);
+            self.retired_at.remove(kid);
+            self.stuck.remove(kid);
+        }
         let new: Vec<_> = kids.into_iter().filter(|kid| !self.served.contains_key(kid)).collect();
         for kid in &new {
             let published_at = ring.record(*kid).and_then(|record| record.published_at);
@@ -55,15 +61,26 @@ impl Serving {
     }
 
     /// From now on, if it is another, `current` is the key that clients sign with.
-    pub fn note_current(&mut self, current: Option<KeyId>, policy: &Policy) {
-        let before = std::mem::replace(&mut self.current, current);
+    pub fn note_current(&mut self, current: Option<KeyId>) {
+        let before = self.current.map(|(kid, _)| kid);
         if before == current {
             return;
         }
-        self.replaced_at.retain(|kid, at| {
-            Some(*kid) != current && self.elapsed.saturating_sub(*at) < policy.retain_for()
-        });
-        self.replaced_at.extend(before.map(|kid| (kid, self.elapsed)));
+        self.current = current.map(|kid| (kid, self.elapsed));
+        self.retired_at.extend(before.map(|kid| (kid, self.elapsed)));
+        if let Some(kid) = current {
+            self.retired_at.remove(&kid);
+        }
+    }
+
+    /// From now on, if it was not known before, `kid` signs no more.
+    pub fn note_retired(&mut self, kid: KeyId) {
+        self.retired_at.entry(kid).or_insert(self.elapsed);
+    }
+
+    /// The record of `kid` could not be deleted.
+    pub fn note_stuck(&mut self, kid: KeyId) {
+        self.stuck.insert(kid);
     }
 
     /// For how long this process has had `kid` in its set.
@@ -76,8 +93,19 @@ impl Serving {
         self.served.get(&kid).is_some_and(|served| served.is_first)
     }
 
-    /// How long ago this process first saw that `kid` was no longer the current key.
-    pub fn replaced_for(&self, kid: KeyId) -> Option<Duration> {
-        self.replaced_at.get(&kid).map(|at| self.elapsed.saturating_sub(*at))
+    /// For how long `kid` has been the current key, if it is, as far as this process has seen.
+    pub fn current_for(&self, kid: KeyId) -> Option<Duration> {
+        let (_, since) = self.current.filter(|(current, _)| *current == kid)?;
+        Some(self.elapsed.saturating_sub(since))
+    }
+
+    /// For how long `kid` has signed no more, if this process has seen that.
+    pub fn retired_for(&self, kid: KeyId) -> Option<Duration> {
+        self.retired_at.get(&kid).map(|at| self.elapsed.saturating_sub(*at))
+    }
+
+    /// Whether the record of `kid` could not be deleted.
+    pub fn is_stuck(&self, kid: KeyId) -> bool {
+        self.stuck.contains(&kid)
     }
 }

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use super::{KeyRing, Policy, Record, Serving, Slot, State, Time};
+use super::{KeyRing, Policy, Record, Serving, Slot, State, Time, whole_second};
 use crate::jwk::{Jwk, KeyId};
 
 /// One change to the directory.
@@ -52,29 +52,25 @@ pub struct Agenda {
 /// Asked again at the same `now` with the action done, it never returns the same action. A time in
 /// [`Step::Wait`] lies after `now`.
 pub fn step(ring: &KeyRing, policy: &Policy, now: Time, serving: &Serving) -> Step {
-    let action = settle(ring, policy, now)
-        .or_else(|| publication(ring, serving))
-        .or_else(|| prolongation(ring, policy, now, serving));
-    match action {
-        // A key that was dropped in before has been published for as long already.
-        Some(Action::Write(record)) => {
-            let served_for = serving.served_for(record.kid());
-            let published = served_for.map(|served_for| record.published(now - served_for));
-            return Step::Act(Action::Write(published.unwrap_or(record)));
-        }
-        Some(action) => return Step::Act(action),
-        None => {}
-    }
     let earliest = [rotation(ring, policy, now, serving), removal(ring, policy, now, serving)]
         .into_iter()
         .flatten()
         // Of two that are due the rotation comes first: a key that cannot be removed must not keep
         // another from being promoted.
         .min_by_key(|due| due.at.max(now));
-    match earliest {
-        Some(due) if due.at <= now => Step::Act(due.action),
-        Some(due) => Step::Wait(due),
-        None => Step::Idle,
+    let (due, later) = match earliest {
+        Some(due) if due.at <= now => (Some(due.action), None),
+        later => (None, later),
+    };
+    let action = settle(ring, policy, now)
+        .map(|action| with_publication(action, now, serving))
+        .or_else(|| publication(ring, now, serving))
+        .or(due)
+        .or_else(|| prolongation(ring, policy, now, serving));
+    match (action, later) {
+        (Some(action), _) => Step::Act(action),
+        (None, Some(later)) => Step::Wait(later),
+        (None, None) => Step::Idle,
     }
 }
 
@@ -172,45 +168,80 @@ fn follow_replaced(ring: &KeyRing, policy: &Policy, now: Time) -> Option<Action>
         .map(|key| Action::Write(Record::staged(key, now, false).retired(now, policy)))
 }
 
-/// The record of a key that is served and not yet known to be.
-fn publication(ring: &KeyRing, serving: &Serving) -> Option<Action> {
+/// Notes the first time that a key is served.
+fn publication(ring: &KeyRing, now: Time, serving: &Serving) -> Option<Action> {
     ring.records()
         .find(|record| {
             record.published_at.is_none()
                 && !record.is_revoked()
                 && serving.served_for(record.kid()).is_some()
         })
-        .map(|record| Action::Write(record.clone()))
+        .map(|record| with_publication(Action::Write(record.clone()), now, serving))
 }
 
-/// The record of a retired key that would leave before this process has seen it replaced for as long
-/// as it is retained. What a record says was written by whatever clock, and another process will know
-/// nothing else.
+/// `action` where, if it writes the record of a key that is served, that says since when. A key that was
+/// dropped in before has been published for as long already.
+fn with_publication(action: Action, now: Time, serving: &Serving) -> Action {
+    match action {
+        Action::Write(record) => Action::Write(match serving.served_for(record.kid()) {
+            Some(served_for) => record.published(now - served_for),
+            None => record,
+        }),
+        action => action,
+    }
+}
+
+/// The record of a retired key that says an earlier end than this process will keep to. Another process
+/// will know nothing else.
 fn prolongation(ring: &KeyRing, policy: &Policy, now: Time, serving: &Serving) -> Option<Action> {
-    known_retired(ring).find_map(|(remove_at, record)| {
-        let left = policy.retain_for().checked_sub(serving.replaced_for(record.kid())?)?;
-        let keep_until = now + left;
-        let is_short = remove_at < keep_until && !left.is_zero();
-        is_short.then(|| Action::Write(record.kept_until(keep_until)))
+    known_retired(ring, policy, now, serving).find_map(|(until, record)| {
+        let is_short = until > now && record.remove_at()? < until;
+        is_short.then(|| Action::Write(record.kept_until(until)))
     })
 }
 
 /// The first retired key whose time is up.
 fn removal(ring: &KeyRing, policy: &Policy, now: Time, serving: &Serving) -> Option<Agenda> {
     let current = ring.current()?;
-    let (remove_at, retired) =
-        known_retired(ring).min_by_key(|(remove_at, record)| (*remove_at, record.kid()))?;
+    let (until, retired) =
+        known_retired(ring, policy, now, serving).min_by_key(|(until, record)| {
+            // One that cannot be removed must not keep another from it.
+            let is_stuck = serving.is_stuck(record.kid());
+            ((*until).max(now), is_stuck, *until, record.kid())
+        })?;
     // Caches must have had the time to learn the key that signs now, from this very process.
-    let at = remove_at.max(served_long_enough_at(current, policy, now, serving));
+    let at = until.max(served_long_enough_at(current, policy, now, serving));
     Some(Agenda { at: at.max(pause_ends_at(now, serving)), action: Action::Remove(retired.kid()) })
 }
 
-/// The retired keys, and when the time of each is up. One whose record cannot be read may have another
-/// by now, and what cannot be found cannot be removed.
-fn known_retired(ring: &KeyRing) -> impl Iterator<Item = (Time, &Record)> {
-    ring.records()
-        .filter(|record| !ring.is_unread(record.kid()))
-        .filter_map(|record| Some((record.remove_at()?, record)))
+/// The retired keys, and until when each is kept. One whose record cannot be read may have another by
+/// now, and what cannot be found cannot be removed.
+///
+/// What a record says was written by whatever clock. So if this process has seen for how long the key
+/// has been retired, that counts as well; and it counts alone if the record speaks of the future.
+fn known_retired<'a>(
+    ring: &'a KeyRing,
+    policy: &'a Policy,
+    now: Time,
+    serving: &'a Serving,
+) -> impl Iterator<Item = (Time, &'a Record)> {
+    ring.records().filter(|record| !ring.is_unread(record.kid())).filter_map(move |record| {
+        let (retired_at, remove_at) = (record.retired_at()?, record.remove_at()?);
+        let retired_for = serving.retired_for(record.kid());
+        let by_process =
+            retired_for.map(|retired_for| now + policy.retain_for().saturating_sub(retired_for));
+        let until = match by_process {
+            None => remove_at,
+            Some(by_process) if is_future(retired_at, now) => remove_at.min(by_process),
+            Some(by_process) => remove_at.max(by_process),
+        };
+        Some((until, record))
+    })
+}
+
+/// Whether a record that was written by `now`, by a clock that agrees, cannot say `time`.
+fn is_future(time: Time, now: Time) -> bool {
+    time > whole_second(now)
 }
 
 /// The next rotation or, before it, the making of the key for it.
@@ -236,10 +267,15 @@ fn rotation(ring: &KeyRing, policy: &Policy, now: Time, serving: &Serving) -> Op
     let State::Next { promotion_requested_at } = record.state else {
         return None;
     };
+    // What was asked for was asked for before, whatever clock has written when.
     let wanted_at = match (promotion_requested_at, policy.rotate_every()) {
-        (Some(requested_at), None) => requested_at,
-        (Some(requested_at), Some(period)) => requested_at.min(activated_at + period),
-        (None, Some(period)) => activated_at + period,
+        (Some(_), _) => now,
+        (None, Some(period)) => {
+            let current_for = serving.current_for(current.kid()).unwrap_or(Duration::ZERO);
+            let by_process = now + period.saturating_sub(current_for);
+            let by_record = activated_at + period;
+            if is_future(activated_at, now) { by_record.min(by_process) } else { by_record }
+        }
         (None, None) => return None,
     };
     let at = wanted_at
@@ -261,7 +297,7 @@ fn may_sign_at(record: &Record, policy: &Policy, now: Time, serving: &Serving) -
         return Some(by_record);
     };
     let by_process = now + policy.publish_lead().saturating_sub(served_for);
-    Some(if published_at > now {
+    Some(if is_future(published_at, now) {
         by_record.min(by_process)
     } else if serving.is_first_to_serve(record.kid()) {
         by_record.max(by_process)

@@ -70,7 +70,7 @@ impl Desk {
         for _ in 0..1_000 {
             self.ring.observe(self.files.clone());
             self.publish();
-            self.serving.note_current(self.ring.current().map(|key| key.kid()), &self.policy);
+            self.serving.note_current(self.ring.current().map(|key| key.kid()));
             match self.step() {
                 Step::Act(action) => self.perform(action),
                 rest => {
@@ -386,6 +386,26 @@ fn a_removal_that_is_overdue_is_not_put_off() {
         desk.run();
         assert_eq!(desk.ring.served(), [key(9)], "{late} s late");
     }
+}
+
+#[test]
+fn a_record_that_cannot_be_deleted_keeps_no_other() {
+    let mut desk = Desk::start(policy(None));
+    for n in [8, 9] {
+        desk.wait(10);
+        desk.files.private_key = Slot::Holds(key(n));
+        desk.run();
+    }
+    desk.pass_until(desk.now + Duration::from_secs(LEAD));
+    let due = |desk: &Desk| match desk.step() {
+        Step::Act(Action::Remove(kid)) => kid,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(due(&desk), key(1).kid());
+    desk.serving.note_stuck(key(1).kid());
+    assert_eq!(due(&desk), key(8).kid());
+    desk.serving.note_stuck(key(8).kid());
+    assert_eq!(due(&desk), key(1).kid(), "it is tried again");
 }
 
 #[test]

@@ -10,6 +10,7 @@ mod start;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use chrono::TimeDelta;
 use tracing::{info, warn};
 
 use crate::clock::{Clock, ClockWatch, Moment, Reading};
@@ -110,14 +111,13 @@ impl Manager {
             // Each time round has its own time: a slow disk must not make a key seem published
             // before it was.
             let Reading { moment, paused_for, shifted_by } = self.clocks.observe(clock.now());
-            if let Some(by) = shifted_by {
-                self.keeper.follow_clock(by, moment.wall);
-            }
             self.serving.elapsed = moment.elapsed;
             self.serving.paused_for = paused_for;
             self.serving.may_rotate = self.may_rotate();
-            let current = self.keeper.ring.current().map(|key| key.kid());
-            self.serving.note_current(current, &self.keeper.policy);
+            self.serving.note_current(self.keeper.ring.current().map(|key| key.kid()));
+            if let Some(by) = shifted_by {
+                self.follow_clock(by);
+            }
             if !self.keeper.ring.is_complete() {
                 // What could not be listed may be a tombstone.
                 changes = Changes::None;
@@ -220,6 +220,7 @@ impl Manager {
     fn at_rest(&self, step: &Step) -> bool {
         !matches!(step, Step::Act(_))
             && self.keeper.ring.unsaved().next().is_none()
+            && self.keeper.ring.let_go_of().next().is_none()
             && !self.is_unfinished
             && !self.others_changed
     }
@@ -259,8 +260,16 @@ impl Manager {
         // Nothing moves on while a record is not on disk.
         self.keeper.flush(locked)?;
         match step {
-            Step::Act(action) => self.keeper.perform(action, now, locked).map(|()| None),
+            Step::Act(action) => {
+                let removed = if let Action::Remove(kid) = action { Some(kid) } else { None };
+                let done = self.keeper.perform(action, now, locked).map(|()| None);
+                if let (Err(_), Some(kid)) = (&done, removed) {
+                    self.serving.note_stuck(kid);
+                }
+                done
+            }
             Step::Wait(_) | Step::Idle => {
+                self.keeper.delete_let_go(locked)?;
                 if std::mem::take(&mut self.others_changed) {
                     self.keeper.store.finish(locked)?;
                 }
@@ -352,6 +361,19 @@ impl Manager {
             info!(%kid, "no longer served");
         }
         self.published = keys;
+    }
+
+    /// After the clock was set, moves the times of the keys; those that a record calls retired stay for as
+    /// long as if they were retired now, however often that happens.
+    ///
+    /// A follower's records are written by another, which has a clock of its own.
+    fn follow_clock(&mut self, by: TimeDelta) {
+        if matches!(self.role, Role::Follower(_)) {
+            return;
+        }
+        let retired = self.keeper.ring.records().filter(|record| record.remove_at().is_some());
+        retired.for_each(|record| self.serving.note_retired(record.kid()));
+        self.keeper.follow_clock(by);
     }
 
     /// Takes the role that is to be had now.

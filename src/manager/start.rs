@@ -134,7 +134,8 @@ impl Manager {
             warn!("failed to {}", chain(trouble));
         }
         let mut serving = Serving::default();
-        serving.note_current(keeper.ring.current().map(|key| key.kid()), &policy);
+        serving.elapsed = clock.now().elapsed;
+        serving.note_current(keeper.ring.current().map(|key| key.kid()));
         let keys = keeper.ring.served();
         let snapshot = Snapshot::render(&JwkSet::new(keys)?, policy.cache_max_age())?;
         let (publisher, snapshot) = channel(snapshot);

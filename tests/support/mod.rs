@@ -21,7 +21,7 @@ pub(crate) use keys::{
     Key, Set, kid_in, kids_of, public_pem_of, read_current, record_of, records, token_verifies,
 };
 pub(crate) use observer::{Observer, Report, Sample, Since};
-pub(crate) use process::{Process, beginning, paths, policy};
+pub(crate) use process::{Process, Standing, beginning, config, new_key, paths, policy, write_key};
 pub(crate) use program::{
     Finished, Server, Start, finish, json_of, jwks, jwks_with, problems, program,
 };

@@ -6,8 +6,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use jwks_server::clock::{Clock, Moment};
+use jwks_server::config::Config;
 use jwks_server::health::Health;
-use jwks_server::key::KeyFormat;
+use jwks_server::key::{KeyFormat, SigningKey};
 use jwks_server::lifecycle::{Policy, PolicySettings, Time};
 use jwks_server::manager::{Manager, StartError, Unread};
 use jwks_server::snapshot::{Reader, Snapshot};
@@ -31,18 +32,39 @@ pub(crate) struct Process {
 }
 
 /// A clock that stands.
-struct Stopped(Moment);
+pub(crate) struct Standing(Moment);
 
-impl Clock for Stopped {
+impl Standing {
+    /// The clock of a command, which has just begun.
+    pub(crate) fn at(wall: Time) -> Self {
+        Self(Moment { wall, elapsed: Duration::ZERO })
+    }
+}
+
+impl Clock for Standing {
     fn now(&self) -> Moment {
         self.0
     }
 }
 
+pub(crate) fn new_key() -> SigningKey {
+    SigningKey::generate(&mut getrandom::SysRng).unwrap()
+}
+
+pub(crate) fn write_key(file: &Path, key: &SigningKey) {
+    std::fs::write(file, key.to_pem(KeyFormat::Sec1)).unwrap();
+}
+
+/// What a command is told.
+pub(crate) fn config(dir: &Path, policy: Policy) -> Config {
+    let (paths, key_format) = (paths(dir), KeyFormat::Sec1);
+    Config { port: 0, bind: None, max_connections: 1, paths, key_format, policy }
+}
+
 impl Process {
     pub(crate) fn try_start(dir: &Path, policy: Policy, wall: Time) -> Result<Self, StartError> {
         let store = Store::new(paths(dir), KeyFormat::Sec1);
-        let clock = Stopped(Moment { wall, elapsed: Duration::ZERO });
+        let clock = Standing::at(wall);
         let (manager, snapshot, health) = Manager::start(store, policy, &clock, Unread::Ignore)?;
         let mut process = Self { manager, snapshot, health, wall, elapsed: Duration::ZERO };
         process.look();
@@ -54,8 +76,15 @@ impl Process {
     }
 
     pub(crate) fn look(&mut self) -> Duration {
-        let clock = Stopped(Moment { wall: self.wall, elapsed: self.elapsed });
+        let clock = Standing(Moment { wall: self.wall, elapsed: self.elapsed });
         self.manager.reconcile(&clock, None)
+    }
+
+    /// Lets time pass on both clocks, and looks.
+    pub(crate) fn pass(&mut self, time: Duration) {
+        self.wall += time;
+        self.elapsed += time;
+        self.look();
     }
 
     /// Lets time pass on both clocks, in about fifty steps.
@@ -64,9 +93,7 @@ impl Process {
         while self.elapsed < until {
             let step =
                 (time / 50).max(Duration::from_secs(60)).min(until.saturating_sub(self.elapsed));
-            self.wall += step;
-            self.elapsed += step;
-            self.look();
+            self.pass(step);
         }
     }
 
