@@ -195,7 +195,7 @@ fn a_key_that_is_no_good_ends_the_start_and_is_left_as_it_is() {
         // Why each is refused is tested where keys are read.
         let reason = finished
             .stderr
-            .strip_prefix("jwks-server: failed to start: ./private_key.pem: ")
+            .strip_prefix("jwks-server: failed to start: private_key.pem: ")
             .and_then(|rest| rest.strip_suffix('\n'));
         let reason = reason.unwrap_or_else(|| panic!("{finished:?}"));
         assert!(!reason.is_empty() && !reason.contains('\n'), "{reason:?}");
@@ -227,12 +227,12 @@ fn a_refusal_names_the_file_and_the_reason() {
         let finished = start_fails(dir.path(), &["--port", "0"]);
         assert_eq!(
             (finished.code, finished.stderr),
-            (Some(1), refusal(&format!("start: ./private_key.pem: {reason}")))
+            (Some(1), refusal(&format!("start: private_key.pem: {reason}")))
         );
         // `check` says the same before a deployment.
         let finished = jwks(dir.path(), &["check"]);
         assert_eq!(finished.code, Some(1));
-        assert_eq!(finished.stdout, format!("problem: ./private_key.pem: {reason}\n"));
+        assert_eq!(finished.stdout, format!("problem: private_key.pem: {reason}\n"));
     }
 }
 

@@ -44,7 +44,7 @@ fn a_hostile_private_key_at_a_first_start_ends_it() {
             panic!("the server started with {}", case.what);
         };
         assert_eq!(finished.code, Some(1), "{}", case.what);
-        let line = format!("jwks-server: failed to start: ./private_key.pem: {reason}\n");
+        let line = format!("jwks-server: failed to start: private_key.pem: {reason}\n");
         assert_eq!(finished.stderr, line, "{}", case.what);
     }
 }

@@ -49,6 +49,8 @@ pub struct State {
     pub now: i64,
     /// By how much the wall clock is wrong.
     wrong_by: i64,
+    /// By how much it was, when it was last left alone for long.
+    believed: i64,
     /// Whether it will be put right in a few minutes.
     mishap: bool,
     pub chance: Chance,
@@ -150,6 +152,7 @@ impl State {
         Self {
             now: 0,
             wrong_by: 0,
+            believed: 0,
             mishap: false,
             chance: Chance::of(scenario.seed),
             disk,
@@ -638,8 +641,12 @@ impl State {
         }
         let most = *self.chance.pick(&[HOUR, 2 * DAY, 400 * DAY]).unwrap();
         let by = self.chance.between(-most, most);
-        // A minute is tolerated, and then missing from what was promised.
-        if by.abs() < 2 * MINUTE {
+        if !self.judge.doubts_clock(self.now) {
+            self.believed = self.wrong_by;
+        }
+        // A minute is tolerated, and then missing from what was promised; so is one that is left of two
+        // settings.
+        if by.abs().min((self.wrong_by + by - self.believed).abs()) < 2 * MINUTE {
             return;
         }
         if self.chance.once_in(2) {

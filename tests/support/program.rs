@@ -236,7 +236,7 @@ pub(crate) fn problems(dir: &Path) -> Vec<(String, String)> {
         .map(|problem| {
             let text = |name: &str| problem[name].as_str().unwrap_or_default();
             let file = text("file");
-            (file.strip_prefix("./").unwrap_or(file).to_owned(), text("reason").to_owned())
+            (file.to_owned(), text("reason").to_owned())
         })
         .collect()
 }
