@@ -268,13 +268,15 @@ impl Keeper {
         self.ring.forget(kid);
     }
 
-    /// Deletes the records of keys that were let go of.
+    /// The keys that were let go of, where the record can be read: otherwise it may be another by now.
+    pub fn let_go_of(&self) -> impl Iterator<Item = KeyId> {
+        self.ring.let_go_of().filter(|kid| self.store.record_file(*kid).is_some())
+    }
+
+    /// Deletes their records.
     pub fn delete_let_go(&mut self, locked: &Locked) -> Result<(), ChangeError> {
-        let let_go: Vec<_> = self.ring.let_go_of().collect();
-        for kid in let_go {
+        for kid in self.let_go_of() {
             self.store.remove(kid, locked)?;
-            self.ring.let_go_removed(kid);
-            self.seen = None;
         }
         Ok(())
     }

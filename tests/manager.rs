@@ -404,6 +404,36 @@ fn a_key_that_was_let_go_of_is_deleted_once_that_is_possible() {
 }
 
 #[test]
+fn a_key_that_was_let_go_of_and_signs_again_keeps_its_record() {
+    let dir = tempfile::tempdir().unwrap();
+    let key = new_key();
+    write_key(&dir.path().join("private_key.pem"), &key);
+    let mut process = Process::start(dir.path(), policy(None), now());
+    let old = process.kids()[0].clone();
+    write_key(&dir.path().join("private_key.pem"), &new_key());
+    process.look();
+    let wall = process.wall;
+    drop(process);
+    let lock = dir.path().join("keys/.server");
+    std::fs::remove_file(&lock).unwrap();
+    std::fs::create_dir(&lock).unwrap();
+    let mut process = Process::start(dir.path(), policy(None), wall);
+    process.wait(30 * HOUR);
+    assert!(!process.kids().contains(&old));
+    write_key(&dir.path().join("private_key.pem"), &key);
+    process.wait(HOUR);
+    std::fs::remove_dir(&lock).unwrap();
+    process.pass(11 * SECOND);
+    assert_eq!(process.kids()[0], old);
+    assert!(record_of(dir.path(), &old).unwrap().1.contains("Activated-At"));
+    let wall = process.wall;
+    drop(process);
+    write_key(&dir.path().join("private_key.pem"), &new_key());
+    let process = Process::start(dir.path(), policy(None), wall);
+    assert_eq!(process.kids()[1], old, "it has signed, and is retained");
+}
+
+#[test]
 fn a_record_that_cannot_be_deleted_keeps_no_other() {
     let dir = tempfile::tempdir().unwrap();
     let mut process = Process::start(dir.path(), policy(None), now());

@@ -165,7 +165,7 @@ fn next_action(keeper: &Keeper, server: &RunningServer, now: Time) -> Option<Nex
     let up_for = |since: Time| (since - started_at).to_std().unwrap_or(Duration::ZERO);
     let mut serving = Serving::default();
     serving.elapsed = up_for(now);
-    serving.may_rotate = keeper.store.root_is_writable();
+    (serving.may_record, serving.may_rotate) = (true, keeper.store.root_is_writable());
     for record in keeper.ring.records() {
         if let Some(published_at) = record.published_at {
             serving.note_since(record.kid(), up_for(published_at), false);

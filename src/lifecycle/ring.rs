@@ -116,6 +116,7 @@ impl KeyRing {
             for kid in self.records.keys().filter(|kid| !there(kid)) {
                 self.unsaved.insert(*kid, None);
             }
+            self.let_go.retain(|kid, _| there(kid));
         }
         let mut changed = Vec::new();
         for (kid, record) in &seen.records {
@@ -172,10 +173,13 @@ impl KeyRing {
 
     /// Remembers `record` in place of what was known of its key; it counts as unsaved until
     /// [`KeyRing::saved`].
-    pub fn remember(&mut self, record: Record) {
+    pub fn remember(&mut self, mut record: Record) {
         let kid = record.kid();
         self.replaced.remove(&kid);
-        let before = self.records.insert(kid, record);
+        // The file of a key that was let go of is still there, and is the one to replace.
+        let let_go = self.let_go.remove(&kid);
+        record.created_at = let_go.as_ref().map_or(record.created_at, |file| file.created_at);
+        let before = self.records.insert(kid, record).or(let_go);
         self.unsaved.entry(kid).or_insert(before);
     }
 
@@ -202,14 +206,9 @@ impl KeyRing {
         self.let_go.extend(in_the_file.map(|record| (kid, record)));
     }
 
-    /// The keys that were let go of.
+    /// The keys that were let go of and are still there.
     pub fn let_go_of(&self) -> impl Iterator<Item = KeyId> {
         self.let_go.keys().copied()
-    }
-
-    /// Notes that the file of a key that was let go of was removed.
-    pub fn let_go_removed(&mut self, kid: KeyId) {
-        self.let_go.remove(&kid);
     }
 
     /// Forgets the record of `kid`, after its file was removed.

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use super::KeyRing;
+use super::{KeyRing, State};
 use crate::jwk::{Jwk, KeyId};
 
 /// What a serving process knows beside the ring. Its times are those of a monotonic clock, counted
@@ -17,6 +17,8 @@ pub struct Serving {
     pub elapsed: Duration,
     /// While the clocks disagree: for how long removals and rotations pause at least.
     pub paused_for: Option<Duration>,
+    /// Whether records may be changed, on disk or in memory: not if another process keeps them.
+    pub may_record: bool,
     /// Whether keys may be made and moved: not if the directory cannot be written.
     pub may_rotate: bool,
     served: BTreeMap<KeyId, Served>,
@@ -24,16 +26,16 @@ pub struct Serving {
     current: Option<(KeyId, Duration)>,
     /// When this process first saw that a key of its set signs no more, or had to assume it.
     retired_at: BTreeMap<KeyId, Duration>,
-    /// Keys whose records could not be deleted.
-    stuck: BTreeSet<KeyId>,
+    /// Keys whose records could not be deleted, and when that was tried last.
+    stuck: BTreeMap<KeyId, Duration>,
 }
 
 /// A key in the set of this process.
 #[derive(Debug, Clone, Copy)]
 struct Served {
     since: Duration,
-    /// Whether nobody had served it before.
-    is_first: bool,
+    /// Whether its lead counts from then at least: nobody had served it before, or the clock was set.
+    begins_lead: bool,
 }
 
 impl Serving {
@@ -55,13 +57,18 @@ impl Serving {
         (new, gone)
     }
 
-    /// The set has `kid` since then; `is_first` if nobody had served it before.
-    pub fn note_since(&mut self, kid: KeyId, since: Duration, is_first: bool) {
-        self.served.insert(kid, Served { since, is_first });
+    /// The set has `kid` since then, which begins its lead if nobody had served it before.
+    pub fn note_since(&mut self, kid: KeyId, since: Duration, begins_lead: bool) {
+        self.served.insert(kid, Served { since, begins_lead });
     }
 
-    /// From now on, if it is another, `current` is the key that clients sign with.
-    pub fn note_current(&mut self, current: Option<KeyId>) {
+    /// From now on, if it is another, the current key of `ring` is the one that clients sign with.
+    pub fn note_current(&mut self, ring: &KeyRing) {
+        // A key that is to sign once more will be retired anew.
+        self.retired_at.retain(|kid, _| {
+            ring.record(*kid).is_none_or(|record| !matches!(record.state, State::Next { .. }))
+        });
+        let current = ring.current().map(|key| key.kid());
         let before = self.current.map(|(kid, _)| kid);
         if before == current {
             return;
@@ -73,14 +80,20 @@ impl Serving {
         }
     }
 
-    /// From now on, if it was not known before, `kid` signs no more.
-    pub fn note_retired(&mut self, kid: KeyId) {
-        self.retired_at.entry(kid).or_insert(self.elapsed);
+    /// The clock was set: what the records say shortens nothing that this process has seen itself. A retired
+    /// key stays as if it were retired now, however often that happens.
+    pub fn note_clock_set(&mut self, ring: &KeyRing) {
+        for served in self.served.values_mut() {
+            served.begins_lead = true;
+        }
+        for retired in ring.records().filter(|record| record.remove_at().is_some()) {
+            self.retired_at.entry(retired.kid()).or_insert(self.elapsed);
+        }
     }
 
     /// The record of `kid` could not be deleted.
     pub fn note_stuck(&mut self, kid: KeyId) {
-        self.stuck.insert(kid);
+        self.stuck.insert(kid, self.elapsed);
     }
 
     /// For how long this process has had `kid` in its set.
@@ -88,9 +101,9 @@ impl Serving {
         self.served.get(&kid).map(|served| self.elapsed.saturating_sub(served.since))
     }
 
-    /// Whether this process was the first to serve `kid`, and does still.
-    pub fn is_first_to_serve(&self, kid: KeyId) -> bool {
-        self.served.get(&kid).is_some_and(|served| served.is_first)
+    /// Whether the lead of `kid` counts at least from when this process began to serve it.
+    pub fn begins_lead(&self, kid: KeyId) -> bool {
+        self.served.get(&kid).is_some_and(|served| served.begins_lead)
     }
 
     /// For how long `kid` has been the current key, if it is, as far as this process has seen.
@@ -104,8 +117,8 @@ impl Serving {
         self.retired_at.get(&kid).map(|at| self.elapsed.saturating_sub(*at))
     }
 
-    /// Whether the record of `kid` could not be deleted.
-    pub fn is_stuck(&self, kid: KeyId) -> bool {
-        self.stuck.contains(&kid)
+    /// When it was last tried in vain to delete the record of `kid`.
+    pub fn stuck_at(&self, kid: KeyId) -> Option<Duration> {
+        self.stuck.get(&kid).copied()
     }
 }

@@ -65,8 +65,8 @@ pub fn step(ring: &KeyRing, policy: &Policy, now: Time, serving: &Serving) -> St
     let action = settle(ring, policy, now)
         .map(|action| with_publication(action, now, serving))
         .or_else(|| publication(ring, now, serving))
-        .or(due)
-        .or_else(|| prolongation(ring, policy, now, serving));
+        .or_else(|| prolongation(ring, policy, now, serving))
+        .or(due);
     match (action, later) {
         (Some(action), _) => Step::Act(action),
         (None, Some(later)) => Step::Wait(later),
@@ -194,6 +194,9 @@ fn with_publication(action: Action, now: Time, serving: &Serving) -> Action {
 /// The record of a retired key that says an earlier end than this process will keep to. Another process
 /// will know nothing else.
 fn prolongation(ring: &KeyRing, policy: &Policy, now: Time, serving: &Serving) -> Option<Action> {
+    if !serving.may_record {
+        return None;
+    }
     known_retired(ring, policy, now, serving).find_map(|(until, record)| {
         let is_short = until > now && record.remove_at()? < until;
         is_short.then(|| Action::Write(record.kept_until(until)))
@@ -205,9 +208,9 @@ fn removal(ring: &KeyRing, policy: &Policy, now: Time, serving: &Serving) -> Opt
     let current = ring.current()?;
     let (until, retired) =
         known_retired(ring, policy, now, serving).min_by_key(|(until, record)| {
-            // One that cannot be removed must not keep another from it.
-            let is_stuck = serving.is_stuck(record.kid());
-            ((*until).max(now), is_stuck, *until, record.kid())
+            // One that cannot be removed must not keep another from it, least of all one whose file is gone.
+            let kid = record.kid();
+            ((*until).max(now), !ring.is_gone(kid), serving.stuck_at(kid), *until, kid)
         })?;
     // Caches must have had the time to learn the key that signs now, from this very process.
     let at = until.max(served_long_enough_at(current, policy, now, serving));
@@ -218,7 +221,7 @@ fn removal(ring: &KeyRing, policy: &Policy, now: Time, serving: &Serving) -> Opt
 /// now, and what cannot be found cannot be removed.
 ///
 /// What a record says was written by whatever clock. So if this process has seen for how long the key
-/// has been retired, that counts as well; and it counts alone if the record speaks of the future.
+/// has been retired, that counts as well.
 fn known_retired<'a>(
     ring: &'a KeyRing,
     policy: &'a Policy,
@@ -226,15 +229,10 @@ fn known_retired<'a>(
     serving: &'a Serving,
 ) -> impl Iterator<Item = (Time, &'a Record)> {
     ring.records().filter(|record| !ring.is_unread(record.kid())).filter_map(move |record| {
-        let (retired_at, remove_at) = (record.retired_at()?, record.remove_at()?);
-        let retired_for = serving.retired_for(record.kid());
-        let by_process =
-            retired_for.map(|retired_for| now + policy.retain_for().saturating_sub(retired_for));
-        let until = match by_process {
-            None => remove_at,
-            Some(by_process) if is_future(retired_at, now) => remove_at.min(by_process),
-            Some(by_process) => remove_at.max(by_process),
-        };
+        let remove_at = record.remove_at()?;
+        let until = serving.retired_for(record.kid()).map_or(remove_at, |retired_for| {
+            remove_at.max(now + policy.retain_for().saturating_sub(retired_for))
+        });
         Some((until, record))
     })
 }
@@ -271,10 +269,11 @@ fn rotation(ring: &KeyRing, policy: &Policy, now: Time, serving: &Serving) -> Op
     let wanted_at = match (promotion_requested_at, policy.rotate_every()) {
         (Some(_), _) => now,
         (None, Some(period)) => {
+            // A record that speaks of the future tells nothing.
             let current_for = serving.current_for(current.kid()).unwrap_or(Duration::ZERO);
-            let by_process = now + period.saturating_sub(current_for);
-            let by_record = activated_at + period;
-            if is_future(activated_at, now) { by_record.min(by_process) } else { by_record }
+            let of_process =
+                is_future(activated_at, now).then(|| now + period.saturating_sub(current_for));
+            of_process.unwrap_or(activated_at + period)
         }
         (None, None) => return None,
     };
@@ -288,8 +287,8 @@ fn rotation(ring: &KeyRing, policy: &Policy, now: Time, serving: &Serving) -> Op
 /// When the key of `record` will have been published for the lead time.
 ///
 /// What the record says was written by whatever clock. So if this process was the first to serve the
-/// key, the time for which it has counts as well; and it counts alone if the record speaks of the
-/// future, which tells nothing.
+/// key, or the clock was set since, the time for which it has counts as well; and it counts alone if the
+/// record speaks of the future, which tells nothing.
 fn may_sign_at(record: &Record, policy: &Policy, now: Time, serving: &Serving) -> Option<Time> {
     let published_at = record.published_at?;
     let by_record = ready_at(published_at, policy);
@@ -298,8 +297,8 @@ fn may_sign_at(record: &Record, policy: &Policy, now: Time, serving: &Serving) -
     };
     let by_process = now + policy.publish_lead().saturating_sub(served_for);
     Some(if is_future(published_at, now) {
-        by_record.min(by_process)
-    } else if serving.is_first_to_serve(record.kid()) {
+        by_process
+    } else if serving.begins_lead(record.kid()) {
         by_record.max(by_process)
     } else {
         by_record

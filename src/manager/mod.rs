@@ -113,8 +113,9 @@ impl Manager {
             let Reading { moment, paused_for, shifted_by } = self.clocks.observe(clock.now());
             self.serving.elapsed = moment.elapsed;
             self.serving.paused_for = paused_for;
+            self.serving.may_record = !matches!(self.role, Role::Follower(_));
             self.serving.may_rotate = self.may_rotate();
-            self.serving.note_current(self.keeper.ring.current().map(|key| key.kid()));
+            self.serving.note_current(&self.keeper.ring);
             if let Some(by) = shifted_by {
                 self.follow_clock(by);
             }
@@ -220,7 +221,7 @@ impl Manager {
     fn at_rest(&self, step: &Step) -> bool {
         !matches!(step, Step::Act(_))
             && self.keeper.ring.unsaved().next().is_none()
-            && self.keeper.ring.let_go_of().next().is_none()
+            && self.keeper.let_go_of().next().is_none()
             && !self.is_unfinished
             && !self.others_changed
     }
@@ -363,17 +364,13 @@ impl Manager {
         self.published = keys;
     }
 
-    /// After the clock was set, moves the times of the keys; those that a record calls retired stay for as
-    /// long as if they were retired now, however often that happens.
-    ///
-    /// A follower's records are written by another, which has a clock of its own.
+    /// After the clock was set, moves the times of the keys. A follower's records are written by another,
+    /// which has a clock of its own.
     fn follow_clock(&mut self, by: TimeDelta) {
-        if matches!(self.role, Role::Follower(_)) {
-            return;
+        self.serving.note_clock_set(&self.keeper.ring);
+        if self.serving.may_record {
+            self.keeper.follow_clock(by);
         }
-        let retired = self.keeper.ring.records().filter(|record| record.remove_at().is_some());
-        retired.for_each(|record| self.serving.note_retired(record.kid()));
-        self.keeper.follow_clock(by);
     }
 
     /// Takes the role that is to be had now.

@@ -135,7 +135,7 @@ impl Manager {
         }
         let mut serving = Serving::default();
         serving.elapsed = clock.now().elapsed;
-        serving.note_current(keeper.ring.current().map(|key| key.kid()));
+        serving.note_current(&keeper.ring);
         let keys = keeper.ring.served();
         let snapshot = Snapshot::render(&JwkSet::new(keys)?, policy.cache_max_age())?;
         let (publisher, snapshot) = channel(snapshot);
