@@ -112,6 +112,11 @@ impl Serving {
         Some(self.elapsed.saturating_sub(since))
     }
 
+    /// The keys of which this process has seen for how long they have signed no more.
+    pub fn retired(&self) -> impl Iterator<Item = KeyId> {
+        self.retired_at.keys().copied()
+    }
+
     /// For how long `kid` has signed no more, if this process has seen that.
     pub fn retired_for(&self, kid: KeyId) -> Option<Duration> {
         self.retired_at.get(&kid).map(|at| self.elapsed.saturating_sub(*at))

@@ -197,17 +197,23 @@ fn prolongation(ring: &KeyRing, policy: &Policy, now: Time, serving: &Serving) -
     if !serving.may_record {
         return None;
     }
-    known_retired(ring, policy, now, serving).find_map(|(until, record)| {
+    serving.retired().find_map(|kid| {
+        let record = ring.record(kid).filter(|_| !ring.is_unread(kid))?;
+        let until = kept_until(record, policy, now, serving)?;
         let is_short = until > now && record.remove_at()? < until;
         is_short.then(|| Action::Write(record.kept_until(until)))
     })
 }
 
-/// The first retired key whose time is up.
+/// The first retired key whose time is up. One whose record cannot be read may have another by now, and
+/// what cannot be found cannot be removed.
 fn removal(ring: &KeyRing, policy: &Policy, now: Time, serving: &Serving) -> Option<Agenda> {
     let current = ring.current()?;
-    let (until, retired) =
-        known_retired(ring, policy, now, serving).min_by_key(|(until, record)| {
+    let (until, retired) = ring
+        .records()
+        .filter(|record| !ring.is_unread(record.kid()))
+        .filter_map(|record| Some((kept_until(record, policy, now, serving)?, record)))
+        .min_by_key(|(until, record)| {
             // One that cannot be removed must not keep another from it, least of all one whose file is gone.
             let kid = record.kid();
             ((*until).max(now), !ring.is_gone(kid), serving.stuck_at(kid), *until, kid)
@@ -217,24 +223,15 @@ fn removal(ring: &KeyRing, policy: &Policy, now: Time, serving: &Serving) -> Opt
     Some(Agenda { at: at.max(pause_ends_at(now, serving)), action: Action::Remove(retired.kid()) })
 }
 
-/// The retired keys, and until when each is kept. One whose record cannot be read may have another by
-/// now, and what cannot be found cannot be removed.
+/// Until when the key of `record` is kept, if it is retired.
 ///
 /// What a record says was written by whatever clock. So if this process has seen for how long the key
 /// has been retired, that counts as well.
-fn known_retired<'a>(
-    ring: &'a KeyRing,
-    policy: &'a Policy,
-    now: Time,
-    serving: &'a Serving,
-) -> impl Iterator<Item = (Time, &'a Record)> {
-    ring.records().filter(|record| !ring.is_unread(record.kid())).filter_map(move |record| {
-        let remove_at = record.remove_at()?;
-        let until = serving.retired_for(record.kid()).map_or(remove_at, |retired_for| {
-            remove_at.max(now + policy.retain_for().saturating_sub(retired_for))
-        });
-        Some((until, record))
-    })
+fn kept_until(record: &Record, policy: &Policy, now: Time, serving: &Serving) -> Option<Time> {
+    let remove_at = record.remove_at()?;
+    Some(serving.retired_for(record.kid()).map_or(remove_at, |retired_for| {
+        remove_at.max(now + policy.retain_for().saturating_sub(retired_for))
+    }))
 }
 
 /// Whether a record that was written by `now`, by a clock that agrees, cannot say `time`.
