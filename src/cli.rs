@@ -241,6 +241,7 @@ fn status(config: &Config, clock: &SystemClock, json: bool) -> Result<ExitCode, 
     let mut told = table(&status.keys, std::io::stdout().is_terminal());
     told += &match (&status.next_action, &status.server) {
         (Some(next), _) => {
+            // Some actions are about no key that exists.
             let kid = next.kid.map(|kid| format!(" {kid}")).unwrap_or_default();
             format!("next: {}{kid} at {}\n", next.action, next.at)
         }

@@ -6,12 +6,13 @@
 mod support;
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use jwks_server::command::revoke;
 use jwks_server::jwk::KeyId;
 use jwks_server::key::{KeyFormat, parse_pem};
+use jwks_server::lifecycle::Time;
 use jwks_server::manager::{Manager, Unread};
 use jwks_server::store::Store;
 use support::{
@@ -379,6 +380,20 @@ fn a_follower_forgets_what_was_removed_although_another_key_was_just_retired() {
     assert_eq!(second.kids(), first.kids());
 }
 
+/// A process that cannot be the keeper, and lets go of `old` when its time is up; with what stands in its
+/// way.
+fn lets_go_of(dir: &Path, old: &String, wall: Time) -> (Process, PathBuf) {
+    // Nobody can take that for a lock.
+    let lock = dir.join("keys/.server");
+    std::fs::remove_file(&lock).unwrap();
+    std::fs::create_dir(&lock).unwrap();
+    let mut process = Process::start(dir, policy(None), wall);
+    assert_eq!(process.degraded(), BTreeSet::from(["read_only"]));
+    process.wait(30 * HOUR);
+    assert!(!process.kids().contains(old));
+    (process, lock)
+}
+
 #[test]
 fn a_key_that_was_let_go_of_is_deleted_once_that_is_possible() {
     let dir = tempfile::tempdir().unwrap();
@@ -388,14 +403,7 @@ fn a_key_that_was_let_go_of_is_deleted_once_that_is_possible() {
     process.look();
     let wall = process.wall;
     drop(process);
-    // Nobody can take that for a lock.
-    let lock = dir.path().join("keys/.server");
-    std::fs::remove_file(&lock).unwrap();
-    std::fs::create_dir(&lock).unwrap();
-    let mut process = Process::start(dir.path(), policy(None), wall);
-    assert_eq!(process.degraded(), BTreeSet::from(["read_only"]));
-    process.wait(30 * HOUR);
-    assert!(!process.kids().contains(&old));
+    let (mut process, lock) = lets_go_of(dir.path(), &old, wall);
     assert!(record_of(dir.path(), &old).is_some());
     std::fs::remove_dir(&lock).unwrap();
     process.wait(HOUR);
@@ -406,21 +414,16 @@ fn a_key_that_was_let_go_of_is_deleted_once_that_is_possible() {
 #[test]
 fn a_key_that_was_let_go_of_and_signs_again_keeps_its_record() {
     let dir = tempfile::tempdir().unwrap();
-    let key = new_key();
-    write_key(&dir.path().join("private_key.pem"), &key);
+    let file = dir.path().join("private_key.pem");
     let mut process = Process::start(dir.path(), policy(None), now());
     let old = process.kids()[0].clone();
-    write_key(&dir.path().join("private_key.pem"), &new_key());
+    let pem = std::fs::read(&file).unwrap();
+    write_key(&file, &new_key());
     process.look();
     let wall = process.wall;
     drop(process);
-    let lock = dir.path().join("keys/.server");
-    std::fs::remove_file(&lock).unwrap();
-    std::fs::create_dir(&lock).unwrap();
-    let mut process = Process::start(dir.path(), policy(None), wall);
-    process.wait(30 * HOUR);
-    assert!(!process.kids().contains(&old));
-    write_key(&dir.path().join("private_key.pem"), &key);
+    let (mut process, lock) = lets_go_of(dir.path(), &old, wall);
+    std::fs::write(&file, pem).unwrap();
     process.wait(HOUR);
     std::fs::remove_dir(&lock).unwrap();
     process.pass(11 * SECOND);
@@ -428,7 +431,7 @@ fn a_key_that_was_let_go_of_and_signs_again_keeps_its_record() {
     assert!(record_of(dir.path(), &old).unwrap().1.contains("Activated-At"));
     let wall = process.wall;
     drop(process);
-    write_key(&dir.path().join("private_key.pem"), &new_key());
+    write_key(&file, &new_key());
     let process = Process::start(dir.path(), policy(None), wall);
     assert_eq!(process.kids()[1], old, "it has signed, and is retained");
 }

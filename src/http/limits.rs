@@ -46,8 +46,8 @@ pub struct Limits {
     pub crowded_timeout: Duration,
     /// How long the client of a connection that is closed after an answer has to take the answer and
     /// close its side, unless it has asked for the close and has sent all: what it does not take then
-    /// is the kernel's, for the write timeout. Closing at once would reset the
-    /// connection if the client still sends, and the answer would be lost (RFC 9112 section 9.6).
+    /// is the kernel's, for the write timeout. Closing at once would reset the connection if the client
+    /// still sends, and the answer would be lost (RFC 9112 section 9.6).
     pub linger_timeout: Duration,
     /// From the shutdown signal to the end of every connection.
     pub drain_timeout: Duration,

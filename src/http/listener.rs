@@ -22,6 +22,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// # Errors
 ///
 /// If the address cannot be had, for example because the port is in use.
+#[cfg_attr(not(target_os = "linux"), expect(unused_variables, reason = "the option is Linux's"))]
 pub fn listen(address: SocketAddr, limits: &Limits) -> io::Result<TcpListener> {
     let socket = Socket::new(
         Domain::for_address(address),
