@@ -2,16 +2,17 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests, which clippy does not take for tests")]
 
+use std::pin::pin;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use ::http::Request;
-use ::http::header::IF_NONE_MATCH;
-use ::http::request::Builder;
-use bytes::Bytes;
+use axum::body::Body;
+use axum::http::Request;
+use axum::http::header::IF_NONE_MATCH;
+use axum::http::request::Builder;
 use divan::{Bencher, black_box};
-use http_body_util::Empty;
 use jwks_server::health::Health;
-use jwks_server::http::{Answers, KEY_SET_PATH};
+use jwks_server::http::{Answers, KEY_SET_PATH, KeySets};
 use jwks_server::jwk::{Jwk, JwkSet};
 use jwks_server::snapshot::{Snapshot, channel};
 
@@ -56,10 +57,16 @@ fn get_404(bencher: Bencher) {
 fn answer(bencher: Bencher, request: impl Fn() -> Builder) {
     let (_publisher, snapshot) = channel(snapshot());
     let (_health, health) = channel(Health::default());
-    let answers = Answers { snapshot, health };
+    let (_sets, sets) = channel(KeySets::from([(KEY_SET_PATH.to_owned(), snapshot)]));
+    let answers = Answers::new(sets, health);
     bencher
-        .with_inputs(|| request().body(Empty::<Bytes>::new()).unwrap())
-        .bench_local_values(|request| answers.answer(&request));
+        .with_inputs(|| request().body(Body::empty()).unwrap())
+        .bench_local_values(|request| now(answers.answer(request)));
+}
+
+/// What `future` comes to; an answer waits for nothing.
+fn now<T>(future: impl Future<Output = T>) -> Poll<T> {
+    pin!(future).poll(&mut Context::from_waker(Waker::noop()))
 }
 
 fn snapshot() -> Snapshot {

@@ -41,7 +41,7 @@
 //! | [`lifecycle`] | what is known, how long it lasts, what is due | clocks, files, locks, tokio |
 //! | [`clock`] | the one place that reads a clock | |
 //! | [`watch`] | file events as pulses | what changed |
-//! | [`http`] | the accept loop, its limits, the answers | the manager, the store, keys |
+//! | [`http`] | the accept loop, its limits, the answers by axum | the manager, the store, keys |
 //! | [`store`] | directory ⇄ ring; durable operations; locks | what should be done |
 //! | [`config`] | options, as typed and as checked | |
 //! | [`keeper`] | one action carried out, under the lock | when |

@@ -15,9 +15,9 @@ use tracing::info;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::health::Health;
-use crate::http::{self, Limits};
+use crate::http::{self, KEY_SET_PATH, KeySets, Limits};
 use crate::manager::{Manager, SWEEP, StartError, Unread};
-use crate::snapshot::{Reader, Snapshot};
+use crate::snapshot::{Reader, Snapshot, channel};
 use crate::store::{LockError, Problem, Store};
 use crate::watch::{Pulse, Watcher, watch};
 
@@ -95,7 +95,10 @@ pub async fn run(
 
     let mut manager = pin!(keep(manager, watcher, pulse, clock, ready));
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-    let serving = http::serve(listener, snapshot, health, limits(config), async {
+    let sets = KeySets::from([(KEY_SET_PATH.to_owned(), snapshot)]);
+    // Held, so that sets could come and go.
+    let (_sets, sets) = channel(sets);
+    let serving = http::serve(listener, sets, health, limits(config), async {
         // The sender is dropped when this function ends early; that is a stop as well.
         let _ = stopped.await;
     });

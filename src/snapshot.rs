@@ -8,13 +8,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use ::http::header::{
+use axum::body::Bytes;
+use axum::http::header::{
     ACCESS_CONTROL_ALLOW_ORIGIN, CACHE_CONTROL, CONTENT_TYPE, ETAG, HeaderMap, HeaderValue,
     X_CONTENT_TYPE_OPTIONS,
 };
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use bytes::Bytes;
 use parking_lot::RwLock;
 use sha2::{Digest, Sha256};
 
@@ -67,7 +67,7 @@ pub enum RenderError {
     Serialise(#[source] serde_json::Error),
     /// A header value came out malformed.
     #[error("render a header of the key set")]
-    Header(#[source] ::http::header::InvalidHeaderValue),
+    Header(#[source] axum::http::header::InvalidHeaderValue),
 }
 
 /// A publisher and a reader of one value, which is `initial` until something else is published.
@@ -110,6 +110,13 @@ impl<T> Reader<T> {
     /// The newest value.
     pub fn load(&self) -> Arc<T> {
         Arc::clone(&self.slot.read())
+    }
+}
+
+/// Whether both see the same value for good.
+impl<T> PartialEq for Reader<T> {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.slot, &other.slot)
     }
 }
 

@@ -31,7 +31,8 @@ const MAP: &[(&str, &[&str])] = &[
 
 /// Crates that a pure module must not name: it knows no runtime, no files and no sockets.
 const PURE: &[&str] = &["jwk", "health", "key", "assertion", "lifecycle"];
-const IMPURE: &[&str] = &["tokio::", "std::fs", "std::net", "rustix::", "inotify::", "hyper::"];
+const IMPURE: &[&str] =
+    &["tokio::", "std::fs", "std::net", "rustix::", "inotify::", "hyper::", "axum::"];
 
 fn sources() -> BTreeMap<String, Vec<PathBuf>> {
     fn walk(dir: &Path, found: &mut Vec<PathBuf>) {

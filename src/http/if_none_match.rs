@@ -1,6 +1,6 @@
 //! `If-None-Match` (RFC 9110 section 13.1.2). Pure: it knows no response.
 
-use ::http::header::{HeaderMap, HeaderValue, IF_NONE_MATCH};
+use axum::http::header::{HeaderMap, HeaderValue, IF_NONE_MATCH};
 
 /// Whether the request names `etag`, so that 304 is the answer.
 ///

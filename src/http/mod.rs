@@ -5,20 +5,19 @@
 //! It knows no manager, store or key: what it serves comes through two [`Reader`]s.
 
 mod answers;
+mod exchange;
 mod if_none_match;
 mod limits;
 mod listener;
 mod stream;
 
-use std::convert::Infallible;
-use std::future::{poll_fn, ready};
+use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use ::http::header::CONNECTION;
-use hyper::Request;
-use hyper::body::{Body as _, Incoming};
+use axum::http::Request;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
@@ -28,16 +27,17 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-pub use self::answers::{Answer, Answers, KEY_SET_PATH};
+pub use self::answers::{KEY_SET_PATH, KeySets};
+pub use self::exchange::{Answers, Exchange};
 pub use self::limits::Limits;
 use self::limits::MAX_HEAD_BYTES;
 use self::listener::Acceptor;
 pub use self::listener::listen;
 use self::stream::{BoundedStream, Bounds};
 use crate::health::Health;
-use crate::snapshot::{Reader, Snapshot};
+use crate::snapshot::Reader;
 
-/// Serves the newest `snapshot` and `health` to the clients of `listener`, which is one of [`listen`],
+/// Serves the newest of `sets` and `health` to the clients of `listener`, which is one of [`listen`],
 /// until `shutdown`.
 ///
 /// Then no connection is accepted any more, idle ones are closed at once, answers that are under way
@@ -45,7 +45,7 @@ use crate::snapshot::{Reader, Snapshot};
 /// drops every connection.
 pub async fn serve(
     listener: TcpListener,
-    snapshot: Reader<Snapshot>,
+    sets: Reader<KeySets>,
     health: Reader<Health>,
     limits: Limits,
     shutdown: impl Future<Output = ()>,
@@ -60,7 +60,7 @@ pub async fn serve(
     }
     let server = Arc::new(Server {
         http: protocol(),
-        answers: Answers { snapshot, health },
+        answers: Answers::new(sets, health),
         bounds: Arc::new(Bounds { limits, connections: AtomicUsize::new(0) }),
     });
     let (stop, stopped) = watch::channel(());
@@ -116,10 +116,9 @@ impl Server {
         // had no content, and it is not we who want the end.
         let is_last = AtomicBool::new(false);
         let service = service_fn(|request: Request<Incoming>| {
-            let answer = self.answers.answer(&request);
-            let ends = answer.headers().contains_key(CONNECTION);
-            is_last.store(request.body().is_end_stream() && !ends, Ordering::Relaxed);
-            ready(Ok::<_, Infallible>(answer))
+            let exchange = self.answers.answer(request);
+            is_last.store(!exchange.ends(), Ordering::Relaxed);
+            exchange
         });
         loop {
             let begun = tokio::select! {

@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 
 use jwks_server::health::{Degradation, Health};
+use jwks_server::http::KeySets;
+use jwks_server::snapshot::channel;
 
 use crate::server::{Answer, answer, snapshot, start, wide};
 
@@ -195,6 +197,32 @@ async fn a_published_snapshot_is_served_at_once() {
         let answer = client.get().await;
         assert_eq!(answer.body.0, snapshot(version, 2).body);
         assert_eq!(answer.header("etag"), snapshot(version, 2).etag.to_str().ok());
+    }
+}
+
+#[tokio::test]
+async fn sets_come_and_go_while_others_are_served() {
+    let mut server = start(wide()).await;
+    let mut client = server.connect().await;
+    let get = |path: &str| request(&format!("GET {path}"));
+    let second = "/second/jwks.json";
+    let (_publisher, reader) = channel(snapshot(2, 3));
+    let one = server.sets.value();
+    let mut two = KeySets::clone(&one);
+    two.insert(second.to_owned(), reader);
+    for (sets, status_line) in [
+        (KeySets::clone(&one), "HTTP/1.1 404 Not Found"),
+        (two, "HTTP/1.1 200 OK"),
+        (KeySets::clone(&one), "HTTP/1.1 404 Not Found"),
+    ] {
+        server.sets.publish(sets);
+        client.send(get(second)).await;
+        let answer = client.next_answer().await;
+        assert_eq!(answer.status_line, status_line);
+        if answer.status_line.ends_with("OK") {
+            assert_eq!(answer.body.0, snapshot(2, 3).body);
+        }
+        assert_eq!(client.get().await.body.0, snapshot(1, 1).body);
     }
 }
 

@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use jwks_server::health::Health;
-use jwks_server::http::{Limits, listen, serve};
+use jwks_server::http::{KEY_SET_PATH, KeySets, Limits, listen, serve};
 use jwks_server::jwk::{Jwk, JwkSet};
 use jwks_server::snapshot::{Publisher, Snapshot, channel};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -43,6 +43,7 @@ pub(crate) const LAST_GET: &str =
 pub(crate) struct Server {
     pub(crate) address: SocketAddr,
     pub(crate) snapshot: Publisher<Snapshot>,
+    pub(crate) sets: Publisher<KeySets>,
     pub(crate) health: Publisher<Health>,
     pub(crate) stop: oneshot::Sender<()>,
     pub(crate) served: JoinHandle<()>,
@@ -53,13 +54,14 @@ pub(crate) async fn start(limits: Limits) -> Server {
     let listener = listen((Ipv4Addr::LOCALHOST, 0).into(), &limits).unwrap();
     let address = listener.local_addr().unwrap();
     let (snapshot, snapshot_reader) = channel(snapshot(1, 1));
+    let (sets, sets_reader) = channel(KeySets::from([(KEY_SET_PATH.to_owned(), snapshot_reader)]));
     let (health, health_reader) = channel(Health::default());
     let (stop, stopped) = oneshot::channel();
     let shutdown = async move {
         let _ = stopped.await;
     };
-    let served = tokio::spawn(serve(listener, snapshot_reader, health_reader, limits, shutdown));
-    Server { address, snapshot, health, stop, served }
+    let served = tokio::spawn(serve(listener, sets_reader, health_reader, limits, shutdown));
+    Server { address, snapshot, sets, health, stop, served }
 }
 
 /// A snapshot of `keys` keys that differs for each `version`.
