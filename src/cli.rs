@@ -60,6 +60,8 @@ enum Command {
     },
     /// Show what is wrong, and exit with 1 if anything is; for use before a deployment
     Check,
+    /// Bind the directory of keys to this key file, after one of them was renamed or moved
+    Adopt,
     /// Print a client assertion (RFC 7523) signed with the current key, to try a set-up with
     Assertion {
         /// The client's id at the authorization server
@@ -123,6 +125,9 @@ pub fn main() -> ExitCode {
         Some(Command::Revoke { kid, reason }) => command::revoke(&config, &clock, kid, &reason)
             .map_err(Into::into)
             .and_then(|told| print(&told)),
+        Some(Command::Adopt) => {
+            command::adopt(&config).map_err(Into::into).and_then(|told| print(&told))
+        }
         Some(Command::Status { json }) => status(&config, &clock, json),
         Some(Command::Check) => check(&config, &clock),
         Some(Command::Assertion { client_id, audience, lifetime, no_kid }) => {

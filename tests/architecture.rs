@@ -17,7 +17,7 @@ const MAP: &[(&str, &[&str])] = &[
     ("lifecycle", &["jwk"]),
     ("clock", &["lifecycle"]),
     ("http", &["health", "snapshot"]),
-    ("store", &["jwk", "key", "lifecycle"]),
+    ("store", &["error", "jwk", "key", "lifecycle"]),
     ("config", &["key", "lifecycle", "store"]),
     ("keeper", &["clock", "jwk", "key", "lifecycle", "store"]),
     ("manager", &["clock", "error", "health", "jwk", "keeper", "lifecycle", "snapshot", "store"]),

@@ -60,7 +60,7 @@ fn an_empty_directory_gets_a_key_and_serves_it() {
     let record = files[0].0.file_name().unwrap();
     assert_eq!(
         names(dir.path().join("keys")),
-        [".lock", ".server", record.to_str().unwrap()],
+        [".directory", ".lock", ".server", record.to_str().unwrap()],
         "nothing is left beside the record"
     );
 

@@ -1,11 +1,13 @@
 //! What a person does beside a running server, or without one: each command works on the directory
 //! under the same lock as the server, and says what happened and what will happen when.
 
+mod adopt;
 mod revoke;
 mod rotate;
 mod sign;
 mod status;
 
+pub use adopt::adopt;
 pub use revoke::{revoke, revoke_on};
 pub use rotate::{rotate, rotate_on};
 pub use sign::sign;
@@ -19,7 +21,7 @@ use crate::jwk::KeyId;
 use crate::keeper::{ChangeError, Keeper};
 use crate::lifecycle::{Policy, Time};
 use crate::manager::ServerNote;
-use crate::store::{LockError, Locked, Native, Os, Store};
+use crate::store::{AdoptError, LockError, Locked, ManifestError, Os, Store};
 
 /// Why a command did nothing, or not all.
 #[derive(Debug, thiserror::Error)]
@@ -27,6 +29,12 @@ pub enum CommandError {
     /// The lock could not be had.
     #[error("lock the key directory")]
     Lock(#[from] LockError),
+    /// The directory is not to be opened.
+    #[error("open the key directory")]
+    Refused(#[from] ManifestError),
+    /// The directory could not be bound to another key file.
+    #[error(transparent)]
+    Adopt(#[from] AdoptError),
     /// The directory could not be changed.
     #[error(transparent)]
     Change(#[from] ChangeError),
@@ -84,19 +92,34 @@ pub struct RunningServer {
 const NO_KEY_YET: &str = "there is no such file; start the server, which makes one";
 
 /// The keys as they lie there, and the server that keeps them if one runs.
-fn open(config: &Config) -> (Keeper, Option<RunningServer>) {
-    open_on(Arc::new(Native), config)
+///
+/// # Errors
+///
+/// If `keys/` is not to be opened: it is another client's, or a later version's.
+fn open(os: Arc<dyn Os>, config: &Config) -> Result<(Keeper, Option<RunningServer>), CommandError> {
+    let opened = open_to_look(os, config);
+    opened.0.store.manifest()?;
+    Ok(opened)
 }
 
-fn open_on(os: Arc<dyn Os>, config: &Config) -> (Keeper, Option<RunningServer>) {
+/// The same for a command that only tells what it finds.
+fn open_to_look(os: Arc<dyn Os>, config: &Config) -> (Keeper, Option<RunningServer>) {
     let store = Store::on(os, config.paths.clone(), config.key_format);
     let server = store
         .server_note()
         .map(|note| RunningServer { note: serde_json::from_str::<ServerNote>(&note).ok() });
-    // The running server will do what its own settings say, whatever this command was given.
-    let note = server.as_ref().and_then(|server| server.note.as_ref());
-    let policy = note.and_then(|note| Policy::new(note.policy).ok()).unwrap_or(config.policy);
+    let policy = policy(&store, server.as_ref(), config);
     (Keeper::new(store, policy), server)
+}
+
+/// The rules to follow: those of the server that runs, or else of the last one that did, whatever
+/// this command was given. Only where none ever ran, or its version had other bounds, are they the
+/// command's own.
+fn policy(store: &Store, server: Option<&RunningServer>, config: &Config) -> Policy {
+    let note = server.and_then(|server| server.note.as_ref());
+    note.and_then(|note| Policy::new(note.policy).ok())
+        .or_else(|| store.manifest().ok().flatten()?.policy())
+        .unwrap_or(config.policy)
 }
 
 /// Brings the directory into order under the lock, as a server would at its start.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{CommandError, open_on, settle};
+use super::{CommandError, open, settle};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::jwk::{Jwk, KeyId};
@@ -34,7 +34,7 @@ pub fn revoke_on(
     kid: KeyId,
     reason: &str,
 ) -> Result<String, CommandError> {
-    let (mut keeper, server) = open_on(os, config);
+    let (mut keeper, server) = open(os, config)?;
     let (locked, now) = settle(&mut keeper, clock)?;
     let Some(record) = record_of(&keeper, kid, now) else {
         return Err(CommandError::UnknownKey { kid, known: known(&keeper) });

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use chrono::TimeDelta;
 
-use super::{CommandError, open_on, settle};
+use super::{CommandError, open, settle};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::jwk::{Jwk, KeyId};
@@ -36,7 +36,7 @@ pub fn rotate_on(
     clock: &impl Clock,
     in_haste: bool,
 ) -> Result<String, CommandError> {
-    let (mut keeper, server) = open_on(os, config);
+    let (mut keeper, server) = open(os, config)?;
     let (locked, now) = settle(&mut keeper, clock)?;
     let Some(current) = usable_current(&keeper) else {
         return Err(CommandError::NoCurrentKey {

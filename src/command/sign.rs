@@ -1,11 +1,14 @@
 //! `jwks-server assertion` and `jwks-server dpop`: tokens to try a set-up with.
 
+use std::sync::Arc;
+
 use super::{CommandError, open};
 use crate::assertion::jti;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::key::SigningKey;
 use crate::lifecycle::Time;
+use crate::store::Native;
 
 /// What `make_token` makes of the current key, the time and a random `jti`.
 ///
@@ -18,7 +21,7 @@ pub fn sign(
     clock: &impl Clock,
     make_token: impl FnOnce(&SigningKey, Time, &str) -> String,
 ) -> Result<String, CommandError> {
-    let (mut keeper, _) = open(config);
+    let (mut keeper, _) = open(Arc::new(Native), config)?;
     let now = clock.now().wall;
     keeper.look(now);
     let path = || config.paths.private_key.display().to_string();

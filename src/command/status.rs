@@ -1,11 +1,12 @@
 //! `jwks-server status` and `jwks-server check`: what there is, what comes next, and what is wrong.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
 
-use super::{RunningServer, open};
+use super::{RunningServer, open_to_look};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::jwk::{Jwk, KeyId};
@@ -13,7 +14,7 @@ use crate::keeper::Keeper;
 use crate::lifecycle::{
     Action, Agenda, Record, Serving, State, Step, Time, ready_at, rfc3339, step, whole_second,
 };
-use crate::store::Problem;
+use crate::store::{Native, Problem};
 
 /// The state of a key directory. Serialises to what `status --json` prints.
 #[derive(Debug, Serialize)]
@@ -88,7 +89,7 @@ fn lossy<S: serde::Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::E
 
 /// Reads the directory; changes nothing and takes no lock.
 pub fn status(config: &Config, clock: &impl Clock) -> Status {
-    let (mut keeper, server) = open(config);
+    let (mut keeper, server) = open_to_look(Arc::new(Native), config);
     let now = clock.now().wall;
     let mut problems = keeper.look(now);
     let is_writable = keeper.store.keys_are_writable();

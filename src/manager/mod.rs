@@ -231,6 +231,7 @@ impl Manager {
         let locked = self.keeper.store.try_lock()?;
         if let Some(locked) = locked.as_ref().filter(|_| self.is_unfinished) {
             self.keeper.store.finish(locked)?;
+            self.keeper.store.keep_manifest(&self.keeper.policy, locked)?;
             (self.failure, self.is_unfinished, self.others_changed) = (None, false, false);
         }
         Ok(locked)

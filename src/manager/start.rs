@@ -167,6 +167,7 @@ fn prepare(keeper: &mut Keeper, clock: &impl Clock) -> Result<(), StartError> {
     let now = clock.now().wall;
     let locked = keeper.store.lock()?;
     keeper.store.finish(&locked).map_err(ChangeError::from)?;
+    keeper.store.keep_manifest(&keeper.policy, &locked).map_err(ChangeError::from)?;
     keeper.look(now);
     if let Some(action) = opening(&keeper.ring) {
         keeper.perform(action, now, &locked)?;
@@ -179,7 +180,14 @@ fn prepare(keeper: &mut Keeper, clock: &impl Clock) -> Result<(), StartError> {
 
 fn first_refusal(problems: Vec<Problem>) -> StartError {
     let in_the_way = |problem: &Problem| {
-        matches!(problem.code, "refused_file" | "unreadable_directory" | "revoked_key")
+        matches!(
+            problem.code,
+            "foreign_directory"
+                | "newer_format"
+                | "refused_file"
+                | "revoked_key"
+                | "unreadable_directory"
+        )
     };
     StartError::Refused(problems.into_iter().find(in_the_way).unwrap_or_else(|| Problem {
         code: "no_key",

@@ -9,7 +9,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::{HeldLock, Os};
+use super::{HeldLock, ManifestError, Os};
 
 const CHANGE: &str = ".lock";
 const SERVER: &str = ".server";
@@ -37,6 +37,9 @@ pub enum LockError {
         /// The cause.
         source: io::Error,
     },
+    /// The directory is not to be opened.
+    #[error(transparent)]
+    Refused(#[from] ManifestError),
     /// Another process has it.
     #[error("{} is held by another process", path.display())]
     Held {

@@ -7,6 +7,7 @@
 
 mod durable;
 mod lock;
+mod manifest;
 mod native;
 mod os;
 mod read;
@@ -19,6 +20,7 @@ use std::sync::Arc;
 
 pub use durable::WriteError;
 pub use lock::{LockError, Locked, ServerLock};
+pub use manifest::{FORMAT, Manifest, ManifestError};
 pub use native::Native;
 pub use os::{Dir, Existing, HeldLock, NewFile, Os, ReadError, Stamp};
 pub use record::{RecordError, parse_record, render_record};
@@ -27,7 +29,7 @@ use serde::Serialize;
 
 use crate::jwk::KeyId;
 use crate::key::{KeyFormat, PemKey, SigningKey, parse_pem};
-use crate::lifecycle::{Record, Seen, Time};
+use crate::lifecycle::{Policy, Record, Seen, Time};
 use os::Chance;
 use p256::elliptic_curve::rand_core::TryCryptoRng;
 use scan::Scan;
@@ -83,6 +85,20 @@ fn parent_of(path: &Path) -> &Path {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     }
+}
+
+/// Why a directory could not be bound to another key file.
+#[derive(Debug, thiserror::Error)]
+pub enum AdoptError {
+    /// What it says of itself stands in the way.
+    #[error(transparent)]
+    Manifest(#[from] ManifestError),
+    /// It is in use, or cannot be opened.
+    #[error("lock the key directory; stop the server that keeps it first")]
+    Lock(#[from] LockError),
+    /// It could not be written.
+    #[error(transparent)]
+    Write(#[from] WriteError),
 }
 
 /// Something that a person should mend; the service goes on meanwhile.
@@ -211,6 +227,53 @@ impl Store {
         self.os.is_writable(keys_dir) || is_missing() && self.os.is_writable(parent_of(keys_dir))
     }
 
+    /// What `keys/` says of itself; `None` if there is nothing that it says.
+    ///
+    /// # Errors
+    ///
+    /// If it is not to be opened: it is another client's, or a later version's.
+    pub fn manifest(&self) -> Result<Option<Manifest>, ManifestError> {
+        Manifest::read(&*self.os, &self.paths)
+    }
+
+    /// Makes `keys/` say that it belongs to this key file and that these rules are followed. What it
+    /// says already is not written again.
+    ///
+    /// # Errors
+    ///
+    /// [`LockError::Refused`] if it is not to be opened, otherwise if it cannot be written.
+    pub fn keep_manifest(&self, policy: &Policy, _: &Locked) -> Result<(), WriteError> {
+        let manifest = Manifest::new(&self.paths, policy);
+        match self.manifest() {
+            Ok(Some(found)) if found == manifest => Ok(()),
+            _ => self.put_manifest(&manifest),
+        }
+    }
+
+    /// Binds `keys/` to this key file, whoever it belonged to. Returns what it was bound to.
+    ///
+    /// # Errors
+    ///
+    /// If it is of a later format, or cannot be read or written.
+    pub fn adopt(&self, policy: &Policy) -> Result<Option<Manifest>, AdoptError> {
+        let keys_dir = &self.paths.keys_dir;
+        let dir = self.os.open_dir(keys_dir);
+        let dir = dir.map_err(|source| LockError::Open { path: keys_dir.clone(), source })?;
+        let before = Manifest::of_any_key_file(&*dir, &self.paths)?;
+        // Whoever serves it, or changes it, goes on to believe that it is theirs.
+        let _server = ServerLock::take(&*self.os, keys_dir, "")?;
+        let _lock = Locked::take(&*self.os, keys_dir)?;
+        let policy = before.as_ref().and_then(Manifest::policy).unwrap_or(*policy);
+        self.put_manifest(&Manifest::new(&self.paths, &policy))?;
+        Ok(before)
+    }
+
+    fn put_manifest(&self, manifest: &Manifest) -> Result<(), WriteError> {
+        let (dir, name) = (&self.paths.keys_dir, OsStr::new(manifest::FILE));
+        let text = manifest.render();
+        durable::put(&*self.os, dir, name, text.as_bytes(), Existing::Replace, Path::new("."))
+    }
+
     /// Makes `keys/` if it is missing, and becomes the one server that may change the directory.
     ///
     /// `note` is left in the lock file for commands to read.
@@ -219,7 +282,7 @@ impl Store {
     ///
     /// If another server has the directory already, or it cannot be written.
     pub fn serve_alone(&self, note: &str) -> Result<ServerLock, LockError> {
-        self.make_keys_dir()?;
+        self.open_keys_dir()?;
         ServerLock::take(&*self.os, &self.paths.keys_dir, note)
     }
 
@@ -230,19 +293,22 @@ impl Store {
 
     /// Takes the lock if it is free; `None` if another process is making a change.
     pub fn try_lock(&self) -> Result<Option<Locked>, LockError> {
-        self.make_keys_dir()?;
+        self.open_keys_dir()?;
         Locked::try_take(&*self.os, &self.paths.keys_dir)
     }
 
     /// Takes the lock, and waits up to 10 s for it.
     pub fn lock(&self) -> Result<Locked, LockError> {
-        self.make_keys_dir()?;
+        self.open_keys_dir()?;
         Locked::take(&*self.os, &self.paths.keys_dir)
     }
 
-    fn make_keys_dir(&self) -> Result<(), LockError> {
+    /// Makes `keys/` if it is missing, and looks at whose it is: what is another's is not even locked.
+    fn open_keys_dir(&self) -> Result<(), LockError> {
         durable::make_dir(&*self.os, &self.paths.keys_dir)
-            .map_err(|source| LockError::Open { path: self.paths.keys_dir.clone(), source })
+            .map_err(|source| LockError::Open { path: self.paths.keys_dir.clone(), source })?;
+        self.manifest()?;
+        Ok(())
     }
 
     /// Writes `record` in place of what its file says.
@@ -301,7 +367,7 @@ impl Store {
         let private = [self.paths.private_key_name(), &next_key];
         durable::finish(&*self.os, self.paths.root(), |target| private.contains(&target))?;
         durable::finish(&*self.os, &self.paths.keys_dir, |target| {
-            record::kid_of_name(target).is_some()
+            record::kid_of_name(target).is_some() || target == manifest::FILE
         })
     }
 

@@ -28,6 +28,10 @@ impl Os for Native {
         give_away(&File::from(dir), rustix::fs::CWD, &path.join(".."))
     }
 
+    fn real_path(&self, path: &Path) -> io::Result<PathBuf> {
+        path.canonicalize()
+    }
+
     fn is_writable(&self, dir: &Path) -> bool {
         rustix::fs::access(dir, Access::WRITE_OK | Access::EXEC_OK).is_ok()
     }

@@ -8,7 +8,7 @@
 use std::ffi::{OsStr, OsString};
 use std::fmt::Debug;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use p256::elliptic_curve::rand_core::{TryCryptoRng, TryRng};
 use zeroize::Zeroizing;
@@ -27,6 +27,9 @@ pub trait Os: Debug + Send + Sync {
     ///
     /// [`io::ErrorKind::AlreadyExists`] if there is one.
     fn make_dir(&self, path: &Path) -> io::Result<()>;
+
+    /// The path without links, for a comparison of directories.
+    fn real_path(&self, path: &Path) -> io::Result<PathBuf>;
 
     /// Whether files can be put into this directory, as far as its permissions tell.
     fn is_writable(&self, dir: &Path) -> bool;

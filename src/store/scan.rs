@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use sha2::{Digest as _, Sha256};
 
+use super::manifest::{self, Manifest, ManifestError};
 use super::{Dir, Os, PUBLIC_ONLY, Paths, Problem, ReadError, Stamp, record};
 use crate::jwk::{Jwk, KeyId};
 use crate::key::{KeyFormat, PemKey, digest_of_secret, parse_pem};
@@ -32,6 +33,8 @@ pub(super) struct Scan {
     record_files: BTreeMap<KeyId, Vec<OsString>>,
     /// The files in `keys/` that are there and are no good.
     refused: BTreeSet<OsString>,
+    /// The stamp of the manifest that was found to be this client's.
+    ours: Option<Stamp>,
     /// What the last look found.
     seen: Arc<Seen>,
     /// The names in `keys/` in the order in which the last look was told them, unless it failed.
@@ -179,6 +182,13 @@ impl Scan {
                 return Some(seen);
             }
         };
+        if let Err(error) = self.check_manifest(os, &*dir, paths) {
+            seen.listing = Listing::Failed;
+            problems.push(manifest_problem(&error));
+            self.listed = None;
+            self.key_problems.clear();
+            return Some(seen);
+        }
         report_writable_by_others(&*dir, keys_dir, problems);
         if self.is_unchanged(&*dir, &names, now) {
             return None;
@@ -239,6 +249,21 @@ impl Scan {
         Some(seen)
     }
 
+    /// Refuses a directory that is another client's.
+    fn check_manifest(
+        &mut self,
+        os: &dyn Os,
+        dir: &dyn Dir,
+        paths: &Paths,
+    ) -> Result<(), ManifestError> {
+        let stamp = dir.stat(OsStr::new(manifest::FILE)).ok();
+        if stamp.is_none() || stamp != self.ours {
+            Manifest::read_in(os, dir, paths)?;
+            self.ours = stamp;
+        }
+        Ok(())
+    }
+
     /// Whether `keys/` has the files of the last look, each of them as it was then.
     fn is_unchanged(&self, dir: &dyn Dir, names: &[OsString], now: Time) -> bool {
         // What could not be read is not among the keys, and is to be tried again.
@@ -272,6 +297,16 @@ impl Scan {
             files.push(name.to_owned());
         }
     }
+}
+
+fn manifest_problem(error: &ManifestError) -> Problem {
+    let code = match error {
+        ManifestError::Foreign { .. } => "foreign_directory",
+        ManifestError::Newer { .. } => "newer_format",
+        ManifestError::Unread { .. } => "unreadable_directory",
+    };
+    // The reason names the directory.
+    Problem { code, file: None, reason: crate::error::chain(error) }
 }
 
 /// The file `name`, read again only if it may have changed since `before`; `None` if there is none.

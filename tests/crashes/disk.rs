@@ -175,6 +175,11 @@ impl Os for Disk {
         Ok(())
     }
 
+    fn real_path(&self, path: &Path) -> io::Result<PathBuf> {
+        // There are no links on this disk.
+        Ok(path.to_owned())
+    }
+
     fn is_writable(&self, _: &Path) -> bool {
         true
     }

@@ -125,7 +125,9 @@ pub(crate) fn entries_in(dir: &Path) -> BTreeMap<PathBuf, Entry> {
                 content: is_small_file.then(|| fs::read(&path).unwrap()),
                 target: fs::read_link(&path).ok(),
             };
-            if !matches!(path.file_name().unwrap().to_str(), Some(".lock" | ".server")) {
+            // What the server notes for itself, of its settings among others.
+            let notes = [".directory", ".lock", ".server"];
+            if !notes.iter().any(|note| path.ends_with(note)) {
                 found.insert(path, entry);
             }
         }

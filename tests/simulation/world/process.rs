@@ -145,6 +145,11 @@ impl Os for Process {
         self.change(format_args!("make keys/"), |state, _| state.disk.make_keys())
     }
 
+    fn real_path(&self, path: &Path) -> io::Result<PathBuf> {
+        // There are no links on this disk.
+        Ok(path.to_owned())
+    }
+
     fn is_writable(&self, _: &Path) -> bool {
         true
     }
