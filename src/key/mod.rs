@@ -19,6 +19,8 @@ mod encode;
 mod error;
 mod oid;
 mod pem;
+#[cfg(feature = "remembered-keys")]
+mod remembered;
 mod scrub;
 mod signing;
 #[cfg(test)]

@@ -13,6 +13,8 @@ use p256::{AffinePoint, ProjectivePoint, SecretKey};
 use zeroize::Zeroizing;
 
 use super::encode::uncompressed;
+#[cfg(feature = "remembered-keys")]
+use super::remembered;
 use super::scrub::scrubbed;
 use crate::jwk::{COORDINATE_LEN, Jwk};
 
@@ -43,7 +45,11 @@ impl SigningKey {
         let secret = scrubbed(|| SecretKey::try_generate_from_rng(rng).map(Box::new))
             .map_err(|error| GenerateError::Random(Box::new(error)))?;
         let key = scrubbed(|| Self::with_public_half(secret));
-        if key.verifies_itself() { Ok(key) } else { Err(GenerateError::SelfTest) }
+        #[cfg(feature = "remembered-keys")]
+        let passes = remembered::passes(key.jwk.kid(), || key.verifies_itself());
+        #[cfg(not(feature = "remembered-keys"))]
+        let passes = key.verifies_itself();
+        if passes { Ok(key) } else { Err(GenerateError::SelfTest) }
     }
 
     /// The key of this big-endian scalar, unless it is 0 or not below the order of the curve.
@@ -53,10 +59,10 @@ impl SigningKey {
     }
 
     fn with_public_half(secret: Box<SecretKey>) -> Self {
-        static DERIVED: AtomicUsize = AtomicUsize::new(0);
-        let with_table = DERIVED.fetch_add(1, Ordering::Relaxed) >= WITHOUT_TABLE;
-        let point = public_point(&secret, with_table);
-        let jwk = Jwk::from_coordinates(point.x().into(), point.y().into());
+        #[cfg(feature = "remembered-keys")]
+        let jwk = remembered::public_half(&secret, || public_half(&secret));
+        #[cfg(not(feature = "remembered-keys"))]
+        let jwk = public_half(&secret);
         Self { secret, jwk }
     }
 
@@ -84,6 +90,13 @@ impl SigningKey {
         const MESSAGE: &[u8] = b"jwks-server self-test";
         verify(&self.jwk, MESSAGE, &self.sign(MESSAGE))
     }
+}
+
+fn public_half(secret: &SecretKey) -> Jwk {
+    static DERIVED: AtomicUsize = AtomicUsize::new(0);
+    let with_table = DERIVED.fetch_add(1, Ordering::Relaxed) >= WITHOUT_TABLE;
+    let point = public_point(secret, with_table);
+    Jwk::from_coordinates(point.x().into(), point.y().into())
 }
 
 /// The base point, multiplied: most of what reading a key costs.

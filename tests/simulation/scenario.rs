@@ -80,6 +80,20 @@ impl Scenario {
         }
     }
 
+    /// The same without people, faults, stops and settings of the clock.
+    pub fn undisturbed(self) -> Self {
+        Self {
+            people_every: 0,
+            clock_every: 0,
+            stop_every: 0,
+            kill_once_in: 0,
+            faults_once_in: 0,
+            power_cut_once_in: 0,
+            clock_once_in: 0,
+            ..self
+        }
+    }
+
     /// The rules that the service is given.
     pub fn policy(&self) -> Policy {
         let Promises { period, lead, retain, max_age } = self.promises;

@@ -33,6 +33,9 @@ use crate::people::{Deed, People};
 use crate::scenario::{Breakage, Scenario};
 use crate::verifiers::{DAY, HOUR, MINUTE, SECOND, YEAR};
 
+/// How many keys there are for most issuers; a power of two, so that an odd step meets each.
+const POOL: u64 = 1 << 11;
+
 /// The beginning, in seconds.
 const BEGINNING: i64 = 1_795_000_000;
 
@@ -62,6 +65,9 @@ pub struct State {
     /// The processes that live.
     alive: BTreeMap<u64, Alive>,
     processes: u64,
+    /// How many keys were made, and where in the pool they come from.
+    keys_made: u64,
+    keys_from: (u64, u64),
     server: Option<Serving>,
     /// The wake-up that counts.
     wake_up: u64,
@@ -162,6 +168,8 @@ impl State {
             sequence: 0,
             alive: BTreeMap::new(),
             processes: 0,
+            keys_made: 0,
+            keys_from: (Chance::of(scenario.seed).next(), 2 * scenario.seed + 1),
             server: None,
             wake_up: 0,
             looks_at: None,
@@ -199,6 +207,20 @@ impl State {
         self.processes += 1;
         self.alive.insert(self.processes, Alive { who, since: self.now });
         self.processes
+    }
+
+    /// Fills `bytes` with what a key is made of. No issuer meets one key twice, but another one does:
+    /// they come from one pool, in an order of its own for each, so that their arithmetic can be
+    /// remembered.
+    fn fill_key(&mut self, bytes: &mut [u8]) {
+        let (first, step) = self.keys_from;
+        let number = first.wrapping_add(self.keys_made.wrapping_mul(step)) % POOL;
+        self.keys_made += 1;
+        if self.keys_made <= POOL {
+            Chance::of(number ^ 0x6b65_7973).fill(bytes);
+        } else {
+            self.chance.fill(bytes);
+        }
     }
 
     pub fn lives(&self, process: u64) -> bool {

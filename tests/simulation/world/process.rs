@@ -18,6 +18,9 @@ use crate::judge::Who;
 use crate::scenario::Breakage;
 use crate::verifiers::SECOND;
 
+/// How many random bytes are asked for where a key is made.
+const KEY_LEN: usize = 32;
+
 /// The operating system and the clocks, as one process has them.
 #[derive(Clone)]
 pub struct Process {
@@ -180,7 +183,12 @@ impl Os for Process {
     }
 
     fn fill_random(&self, bytes: &mut [u8]) -> io::Result<()> {
-        self.operation(Kind::Reads)?.chance.fill(bytes);
+        let mut state = self.operation(Kind::Reads)?;
+        if bytes.len() == KEY_LEN {
+            state.fill_key(bytes)
+        } else {
+            state.chance.fill(bytes)
+        }
         Ok(())
     }
 }
