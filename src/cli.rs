@@ -18,8 +18,9 @@ use crate::clock::SystemClock;
 use crate::command::{self, KeyRow, Status};
 use crate::config::{Config, LogFormat, Options, Typed};
 use crate::http::KEY_SET_PATH;
+use crate::identity::{self, Identity};
 use crate::jwk::KeyId;
-use crate::server;
+use crate::{server, text};
 
 /// Publishes an OAuth client's public keys as a JSON Web Key Set, and rotates them without a gap.
 #[derive(Debug, Parser)]
@@ -117,6 +118,12 @@ pub fn main() -> ExitCode {
         Err(error) => Cli::command().error(ErrorKind::ValueValidation, error).exit(),
     };
     let clock = SystemClock::start();
+    // A server has its sockets to bind first.
+    let serves = matches!(cli.command, None | Some(Command::Serve));
+    if !serves && let Err(failure) = become_owner(&config) {
+        eprintln!("jwks-server: failed to {failure}");
+        return ExitCode::FAILURE;
+    }
     let done = match cli.command {
         None | Some(Command::Serve) => serve(&config, clock),
         Some(Command::Rotate { now }) => {
@@ -174,6 +181,19 @@ impl<E: std::error::Error + 'static> From<E> for Failure {
     }
 }
 
+/// Root does not act in another user's directory.
+fn become_owner(config: &Config) -> Result<(), Failure> {
+    let identity = identity::become_owner(config.paths.root(), &config.paths.keys_dir)?;
+    if let Identity::StillRoot(owner) = identity {
+        warn!(
+            code = "still_root",
+            "root works in a directory of {owner}, which cannot be taken on here: links in it are not \
+             followed"
+        );
+    }
+    Ok(())
+}
+
 fn serve(config: &Config, clock: SystemClock) -> Result<ExitCode, Failure> {
     for warning in config.policy.warnings() {
         warn!(code = "policy", "{warning}");
@@ -183,6 +203,8 @@ fn serve(config: &Config, clock: SystemClock) -> Result<ExitCode, Failure> {
     let served = runtime.block_on(async {
         let listener = server::bind(config)
             .map_err(|error| Failure(format!("listen on {}: {error}", address(config))))?;
+        // Before there is any other thread.
+        become_owner(config)?;
         let port = listener.local_addr().map_or(config.port, |address| address.port());
         let shutdown =
             shutdown_signal().map_err(|error| Failure(format!("listen for signals: {error}")))?;
@@ -237,11 +259,7 @@ fn status(config: &Config, clock: &SystemClock, json: bool) -> Result<ExitCode, 
     let status = command::status(config, clock);
     if json {
         let text = serde_json::to_string(&status)?;
-        // JSON leaves some control characters in file names as they are; terminals obey them.
-        let plain = text.chars().map(|c| {
-            if c.is_control() { format!("\\u{:04x}", u32::from(c)) } else { c.to_string() }
-        });
-        return print(&(plain.collect::<String>() + "\n"));
+        return print(&(text::json(&text).into_owned() + "\n"));
     }
     let mut told = table(&status.keys, std::io::stdout().is_terminal());
     told += &match (&status.next_action, &status.server) {
@@ -297,8 +315,7 @@ fn table(keys: &[KeyRow], on_terminal: bool) -> String {
             time(row.ready_at),
             time(row.retired_at),
             time(row.remove_at),
-            // File names are hostile input: no line breaks or escape codes reach the terminal.
-            row.file.display().to_string().escape_debug().to_string(),
+            text::plain_path(&row.file),
         ]
     });
     let rows: Vec<_> = std::iter::once(HEAD.map(str::to_owned)).chain(cells).collect();

@@ -2,7 +2,9 @@
 
 use std::error::Error;
 
-/// The error and its causes, outermost first, joined by ": ".
+use crate::text::plain;
+
+/// The error and its causes, outermost first, joined by ": ". The names in it may be anybody's.
 pub(crate) fn chain(error: &(dyn Error + 'static)) -> String {
     let mut line = error.to_string();
     let mut cause = error.source();
@@ -11,5 +13,5 @@ pub(crate) fn chain(error: &(dyn Error + 'static)) -> String {
         line += &error.to_string();
         cause = error.source();
     }
-    line
+    plain(&line).to_string()
 }

@@ -13,6 +13,7 @@ use crate::lifecycle::{
     Action, KeyRing, Policy, Record, Seen, Slot, State, Time, ready_at, rfc3339, settle,
 };
 use crate::store::{Existing, LockError, Locked, Problem, Store, WriteError};
+use crate::text::{plain, plain_path};
 
 /// The keys, where they lie, and the rules that they follow.
 #[derive(Debug)]
@@ -95,13 +96,26 @@ impl Keeper {
         self.found_news
     }
 
-    /// Carries out one action durably.
+    /// Carries out one action durably, unless what it was decided on has changed meanwhile: then the
+    /// next look finds what there is now.
     pub fn perform(
         &mut self,
         action: Action,
         now: Time,
         locked: &Locked,
     ) -> Result<(), ChangeError> {
+        match self.try_to(action, now, locked) {
+            Err(ChangeError::Write(error)) if error.is_overtaken() => {
+                let file = plain_path(&error.path);
+                warn!(file, "another file was put there in the middle of a change, and is kept");
+                self.seen = None;
+                Ok(())
+            }
+            done => done,
+        }
+    }
+
+    fn try_to(&mut self, action: Action, now: Time, locked: &Locked) -> Result<(), ChangeError> {
         match action {
             Action::Write(record) => {
                 let kid = record.kid();
@@ -134,7 +148,7 @@ impl Keeper {
         now: Time,
         locked: &Locked,
     ) -> Result<(), ChangeError> {
-        let key = SigningKey::generate(&mut self.store.chance())?;
+        let key = SigningKey::generate(&mut self.store.rng())?;
         let record = Record::staged(*key.jwk(), now, false);
         self.store.put_private_key(&key, &record, existing, locked)?;
         info!(kid = %record.kid(), state = "current", "generated a key");
@@ -154,7 +168,7 @@ impl Keeper {
             Slot::Holds(next) if self.ring.current() == Some(*next) => Existing::Replace,
             Slot::Holds(_) | Slot::Missing | Slot::Refused => Existing::Keep,
         };
-        let key = SigningKey::generate(&mut self.store.chance())?;
+        let key = SigningKey::generate(&mut self.store.rng())?;
         let record = Record::staged(*key.jwk(), now, promotion_requested);
         self.store.put_next_key(&key, &record, existing, locked)?;
         info!(kid = %record.kid(), state = "next", "staged a key");
@@ -356,7 +370,9 @@ fn report_change(
         State::Retired { remove_at, .. } => {
             info!(%kid, state, remove_at = rfc3339(*remove_at), "retired");
         }
-        State::Revoked { reason, .. } => warn!(%kid, state, reason, "revoked"),
+        State::Revoked { reason, .. } => {
+            warn!(%kid, state, reason = %plain(reason), "revoked");
+        }
     }
 }
 

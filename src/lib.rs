@@ -34,10 +34,11 @@
 //! | Module | What it is | What it deliberately does not know |
 //! |---|---|---|
 //! | [`jwk`] | the public document | private keys |
+//! | [`text`] | text of others', shown so that it does no harm | |
 //! | [`health`] | what is wrong while the service goes on | |
 //! | [`snapshot`] | the rendered set, its publisher and readers | where keys come from |
 //! | [`key`] | PEM text to key, key to PEM, generate, sign | files |
-//! | [`assertion`] | client assertions and DPoP proofs | files, clocks, chance |
+//! | [`assertion`] | client assertions and DPoP proofs | files, clocks, random numbers |
 //! | [`lifecycle`] | what is known, how long it lasts, what is due | clocks, files, locks, tokio |
 //! | [`clock`] | the one place that reads a clock | |
 //! | [`watch`] | file events as pulses | what changed |
@@ -48,6 +49,7 @@
 //! | [`manager`] | `reconcile`: look, publish, act | tokio |
 //! | [`command`] | what a person does beside the server | terminals |
 //! | [`server`] | the serving process | the command line |
+//! | [`identity`] | root becomes the owner of the directory | what the directory is for |
 //! | [`cli`] | arguments, words, exit codes | |
 //!
 //! # Invariants
@@ -72,6 +74,8 @@
 //! 11. Every connection is bounded: headers within 5 s, an answer taken within 10 s, also from the
 //!     kernel; memory, and the number of connections.
 //! 12. SIGTERM ends the process within 5 s; SIGKILL or a power cut is safe at any instant.
+//! 13. No private key that the server has not looked at is ever destroyed.
+//! 14. Root's process acts in another user's directory with that user's power alone.
 //!
 //! # Absent on purpose
 //!
@@ -91,6 +95,7 @@ pub mod config;
 mod error;
 pub mod health;
 pub mod http;
+pub mod identity;
 pub mod jwk;
 pub mod keeper;
 pub mod key;
@@ -99,4 +104,5 @@ pub mod manager;
 pub mod server;
 pub mod snapshot;
 pub mod store;
+pub mod text;
 pub mod watch;

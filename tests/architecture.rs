@@ -9,7 +9,9 @@ use std::path::{Path, PathBuf};
 const MAP: &[(&str, &[&str])] = &[
     ("jwk", &[]),
     ("health", &[]),
-    ("error", &[]),
+    ("text", &[]),
+    ("error", &["text"]),
+    ("identity", &[]),
     ("watch", &[]),
     ("snapshot", &["jwk"]),
     ("key", &["jwk"]),
@@ -17,20 +19,45 @@ const MAP: &[(&str, &[&str])] = &[
     ("lifecycle", &["jwk"]),
     ("clock", &["lifecycle"]),
     ("http", &["health", "snapshot"]),
-    ("store", &["error", "jwk", "key", "lifecycle"]),
+    ("store", &["error", "jwk", "key", "lifecycle", "text"]),
     ("config", &["key", "lifecycle", "store"]),
-    ("keeper", &["clock", "jwk", "key", "lifecycle", "store"]),
+    ("keeper", &["clock", "jwk", "key", "lifecycle", "store", "text"]),
     ("manager", &["clock", "error", "health", "jwk", "keeper", "lifecycle", "snapshot", "store"]),
     (
         "command",
-        &["assertion", "clock", "config", "jwk", "keeper", "key", "lifecycle", "manager", "store"],
+        &[
+            "assertion",
+            "clock",
+            "config",
+            "jwk",
+            "keeper",
+            "key",
+            "lifecycle",
+            "manager",
+            "store",
+            "text",
+        ],
     ),
     ("server", &["clock", "config", "health", "http", "manager", "snapshot", "store", "watch"]),
-    ("cli", &["assertion", "clock", "command", "config", "error", "http", "jwk", "server"]),
+    (
+        "cli",
+        &[
+            "assertion",
+            "clock",
+            "command",
+            "config",
+            "error",
+            "http",
+            "identity",
+            "jwk",
+            "server",
+            "text",
+        ],
+    ),
 ];
 
 /// Crates that a pure module must not name: it knows no runtime, no files and no sockets.
-const PURE: &[&str] = &["jwk", "health", "key", "assertion", "lifecycle"];
+const PURE: &[&str] = &["text", "jwk", "health", "key", "assertion", "lifecycle"];
 const IMPURE: &[&str] =
     &["tokio::", "std::fs", "std::net", "rustix::", "inotify::", "hyper::", "axum::"];
 

@@ -527,7 +527,7 @@ fn a_directory_that_cannot_be_written_and_has_no_key_ends_the_start() {
     assert_eq!(
         finished.stderr,
         "jwks-server: failed to start: there is no key in private_key.pem and none can be made: \
-         open keys/.server: Not a directory (os error 20)\n"
+         open keys: Not a directory (os error 20)\n"
     );
     assert_eq!(names(dir.path()), ["keys"]);
 }

@@ -9,6 +9,7 @@ use crate::jwk::{Jwk, KeyId};
 use crate::keeper::{ChangeError, Keeper};
 use crate::lifecycle::{Action, Record, Slot, State, Time, rfc3339};
 use crate::store::{Locked, Native, Os};
+use crate::text::plain;
 
 /// Takes a key out of the set for good. A current key is replaced by one that was never published,
 /// which is what makes verifiers fetch the set again and so forget the old one. Returns what to
@@ -40,7 +41,8 @@ pub fn revoke_on(
         return Err(CommandError::UnknownKey { kid, known: known(&keeper) });
     };
     if let State::Revoked { revoked_at, reason } = &record.state {
-        return Ok(format!("{kid} was revoked at {}: {reason}\n", rfc3339(*revoked_at)));
+        let at = rfc3339(*revoked_at);
+        return Ok(format!("{kid} was revoked at {at}: {}\n", plain(reason)));
     }
     let was_current = keeper.ring.current().is_some_and(|current| current.kid() == kid);
     keeper.perform(Action::Write(record.revoked(now, reason)), now, &locked)?;

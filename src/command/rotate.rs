@@ -77,6 +77,9 @@ pub fn rotate_on(
         let announced = ready.is_some_and(|ready_at| ready_at <= now);
         keeper.perform(Action::Promote(next.kid()), now, &locked)?;
         keeper.settle(clock, &locked)?;
+        if usable_current(&keeper) != Some(next) {
+            return Ok("nothing done: another key was put in place at the same time\n".into());
+        }
         keeper.expect_written(next.kid())?;
         keeper.expect_written(current.kid())?;
         return Ok(promoted(&keeper, current.kid(), next.kid(), announced, server.is_some()));

@@ -5,11 +5,14 @@
 //! none is ever stale. A lock counts only while its file is still the one that the name leads to:
 //! somebody may have deleted `keys/` and made it again.
 
+use std::ffi::OsStr;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
-use super::{HeldLock, ManifestError, Os};
+use super::durable::Directory;
+use super::{Dir, HeldLock, ManifestError, Os, Paths};
 
 const CHANGE: &str = ".lock";
 const SERVER: &str = ".server";
@@ -48,27 +51,38 @@ pub enum LockError {
     },
 }
 
-/// Proof that this process alone changes the directory, until it is dropped.
+/// Proof that this process alone changes the directory, until it is dropped; and what it changes: the
+/// directories as they were when the lock was taken, whatever others put in their place.
 #[derive(Debug)]
 pub struct Locked {
     _lock: Box<dyn HeldLock>,
+    /// The directory of the private keys.
+    pub(super) root: Directory,
+    /// `keys/`.
+    pub(super) keys: Directory,
 }
 
 impl Locked {
     /// Takes the lock if it is free.
-    pub(super) fn try_take(os: &dyn Os, keys_dir: &Path) -> Result<Option<Self>, LockError> {
-        Ok(os.try_lock(&keys_dir.join(CHANGE))?.map(|lock| Self { _lock: lock }))
+    pub(super) fn try_take(os: &Arc<dyn Os>, paths: &Paths) -> Result<Option<Self>, LockError> {
+        let open = |path: &Path| {
+            Directory::open(os, path)
+                .map_err(|source| LockError::Open { path: path.to_owned(), source })
+        };
+        let keys = open(&paths.keys_dir)?;
+        let Some(lock) = keys.handle.try_lock(OsStr::new(CHANGE))? else { return Ok(None) };
+        Ok(Some(Self { _lock: lock, root: open(paths.root())?, keys }))
     }
 
     /// Takes the lock, and waits for it up to [`PATIENCE`].
-    pub(super) fn take(os: &dyn Os, keys_dir: &Path) -> Result<Self, LockError> {
+    pub(super) fn take(os: &Arc<dyn Os>, paths: &Paths) -> Result<Self, LockError> {
         let mut waited = Duration::ZERO;
         loop {
-            if let Some(locked) = Self::try_take(os, keys_dir)? {
+            if let Some(locked) = Self::try_take(os, paths)? {
                 return Ok(locked);
             }
             if waited >= PATIENCE {
-                return Err(LockError::Held { path: keys_dir.join(CHANGE) });
+                return Err(LockError::Held { path: paths.keys_dir.join(CHANGE) });
             }
             // Commands and a start come here; a blocking lock would hang behind a stopped process.
             std::thread::sleep(POLL);
@@ -87,10 +101,11 @@ impl ServerLock {
     /// Takes the lock, and leaves `note` in its file for commands to read.
     pub(super) fn take(os: &dyn Os, keys_dir: &Path, note: &str) -> Result<Self, LockError> {
         let path = keys_dir.join(SERVER);
+        let dir = open(os, keys_dir)?;
         // A command that asks whether a server runs holds the lock for an instant.
         let mut tries = 5;
         let mut lock = loop {
-            match os.try_lock(&path)? {
+            match dir.try_lock(OsStr::new(SERVER))? {
                 Some(lock) => break lock,
                 None if tries == 0 => return Err(LockError::Held { path }),
                 None => std::thread::sleep(POLL),
@@ -108,8 +123,12 @@ impl ServerLock {
 
     /// The note of the process that holds the lock now; `None` if none does.
     pub(super) fn note(os: &dyn Os, keys_dir: &Path) -> Option<String> {
-        os.note(&keys_dir.join(SERVER))
+        os.open_dir(keys_dir).ok()?.note(OsStr::new(SERVER))
     }
+}
+
+fn open(os: &dyn Os, dir: &Path) -> Result<Box<dyn Dir>, LockError> {
+    os.open_dir(dir).map_err(|source| LockError::Open { path: dir.to_owned(), source })
 }
 
 #[cfg(test)]
@@ -120,10 +139,13 @@ mod tests {
     #[test]
     fn one_process_at_a_time_changes_the_directory() {
         let dir = tempfile::tempdir().unwrap();
-        let first = Locked::try_take(&Native, dir.path()).unwrap().unwrap();
-        assert!(Locked::try_take(&Native, dir.path()).unwrap().is_none());
+        let os: Arc<dyn Os> = Arc::new(Native);
+        let private_key = dir.path().join("private_key.pem");
+        let paths = Paths { private_key, keys_dir: dir.path().to_owned() };
+        let first = Locked::try_take(&os, &paths).unwrap().unwrap();
+        assert!(Locked::try_take(&os, &paths).unwrap().is_none());
         drop(first);
-        assert!(Locked::try_take(&Native, dir.path()).unwrap().is_some());
+        assert!(Locked::try_take(&os, &paths).unwrap().is_some());
     }
 
     #[test]

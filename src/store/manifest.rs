@@ -9,7 +9,9 @@ use std::path::{Component, Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Dir, Os, Paths, ReadError};
+use super::{
+    Dir, Existing, LockError, Locked, Os, Paths, ReadError, ServerLock, Store, WriteError,
+};
 use crate::lifecycle::{Policy, PolicySettings};
 
 /// The version of what this program lays down in `keys/`. One that finds a later number opens
@@ -69,6 +71,63 @@ pub enum ManifestError {
     },
 }
 
+/// Why a directory could not be bound to another key file.
+#[derive(Debug, thiserror::Error)]
+pub enum AdoptError {
+    /// What it says of itself stands in the way.
+    #[error(transparent)]
+    Manifest(#[from] ManifestError),
+    /// It is in use, or cannot be opened.
+    #[error("lock the key directory; stop the server that keeps it first")]
+    Lock(#[from] LockError),
+    /// It could not be written.
+    #[error(transparent)]
+    Write(#[from] WriteError),
+}
+
+impl Store {
+    /// What `keys/` says of itself; `None` if there is nothing that it says.
+    ///
+    /// # Errors
+    ///
+    /// If it is not to be opened: it is another client's, or a later version's.
+    pub fn manifest(&self) -> Result<Option<Manifest>, ManifestError> {
+        Manifest::read(&*self.os, &self.paths)
+    }
+
+    /// Makes `keys/` say that it belongs to this key file and that these rules are followed. What it
+    /// says already is not written again.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be written.
+    pub fn keep_manifest(&self, policy: &Policy, locked: &Locked) -> Result<(), WriteError> {
+        let manifest = Manifest::new(&self.paths, policy);
+        match Manifest::read_in(&*self.os, &*locked.keys.handle, &self.paths) {
+            Ok(Some(found)) if found == manifest => Ok(()),
+            _ => manifest.put(locked),
+        }
+    }
+
+    /// Binds `keys/` to this key file, whoever it belonged to. Returns what it was bound to.
+    ///
+    /// # Errors
+    ///
+    /// If it is of a later format, or cannot be read or written.
+    pub fn adopt(&self, policy: &Policy) -> Result<Option<Manifest>, AdoptError> {
+        let keys_dir = &self.paths.keys_dir;
+        let dir = self.os.open_dir(keys_dir);
+        let dir = dir.map_err(|source| LockError::Open { path: keys_dir.clone(), source })?;
+        let before = Manifest::of_any_key_file(&*dir, &self.paths)?;
+        // Whoever serves it, or changes it, goes on to believe that it is theirs.
+        let _server = ServerLock::take(&*self.os, keys_dir, "")?;
+        let locked = Locked::take(&self.os, &self.paths)?;
+        let policy = before.as_ref().and_then(Manifest::policy).unwrap_or(*policy);
+        Manifest::new(&self.paths, &policy).put(&locked)?;
+        Ok(before)
+    }
+}
+
 /// What is looked at before all else, so that a later format may change all else.
 #[derive(Deserialize)]
 struct Head {
@@ -77,7 +136,7 @@ struct Head {
 
 impl Manifest {
     /// The manifest of the directory of `paths`, kept by these rules.
-    pub(super) fn new(paths: &Paths, policy: &Policy) -> Self {
+    fn new(paths: &Paths, policy: &Policy) -> Self {
         let key_file = relative(&paths.keys_dir, &paths.private_key);
         Self { format: FORMAT, key_file: shown(&key_file), policy: policy.settings() }
     }
@@ -99,7 +158,7 @@ impl Manifest {
     ///
     /// If the directory is not to be opened with the key file of `paths`, or the file is there and
     /// cannot be read.
-    pub(super) fn read(os: &dyn Os, paths: &Paths) -> Result<Option<Self>, ManifestError> {
+    fn read(os: &dyn Os, paths: &Paths) -> Result<Option<Self>, ManifestError> {
         match os.open_dir(&paths.keys_dir) {
             Ok(dir) => Self::read_in(os, &*dir, paths),
             // What stands in the way of opening it is told by whoever needs it.
@@ -126,10 +185,7 @@ impl Manifest {
     }
 
     /// The same without a look at whose it is.
-    pub(super) fn of_any_key_file(
-        dir: &dyn Dir,
-        paths: &Paths,
-    ) -> Result<Option<Self>, ManifestError> {
+    fn of_any_key_file(dir: &dyn Dir, paths: &Paths) -> Result<Option<Self>, ManifestError> {
         let bytes = match dir.read(OsStr::new(FILE)) {
             Ok((bytes, _)) => bytes,
             Err(ReadError::Missing) => return Ok(None),
@@ -156,8 +212,12 @@ impl Manifest {
             && bound.parent().is_some_and(|dir| same_dir(dir, paths.root()))
     }
 
+    fn put(&self, locked: &Locked) -> Result<(), WriteError> {
+        locked.keys.put(OsStr::new(FILE), self.render().as_bytes(), Existing::Replace)
+    }
+
     /// The line that goes into the file.
-    pub(super) fn render(&self) -> String {
+    fn render(&self) -> String {
         // Numbers and strings: there is nothing in it that could fail.
         serde_json::to_string(self).unwrap_or_else(|_| "{}".into()) + "\n"
     }

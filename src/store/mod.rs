@@ -5,142 +5,45 @@
 //! and every method that changes something wants a [`Locked`], so that no change can be written
 //! that does not hold the lock.
 
+mod carried;
 mod durable;
+mod exposure;
 mod lock;
 mod manifest;
 mod native;
 mod os;
+mod paths;
+mod private;
+mod problem;
 mod read;
 mod record;
 mod scan;
+mod walk;
 
 use std::ffi::{OsStr, OsString};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 pub use durable::WriteError;
 pub use lock::{LockError, Locked, ServerLock};
-pub use manifest::{FORMAT, Manifest, ManifestError};
+pub use manifest::{AdoptError, FORMAT, Manifest, ManifestError};
 pub use native::Native;
 pub use os::{Dir, Existing, HeldLock, NewFile, Os, ReadError, Stamp};
+pub use paths::{NEXT_KEY, PRIVATE_KEY, Paths};
+pub use problem::Problem;
 pub use record::{RecordError, parse_record, render_record};
-
-use serde::Serialize;
 
 use crate::jwk::KeyId;
 use crate::key::{KeyFormat, PemKey, SigningKey, parse_pem};
-use crate::lifecycle::{Policy, Record, Seen, Time};
-use os::Chance;
+use crate::lifecycle::{Record, Seen, Slot, Time};
+use os::Rng;
 use p256::elliptic_curve::rand_core::TryCryptoRng;
+use paths::parent_of;
+use private::New;
 use scan::Scan;
-
-/// The name of the file that holds the current private key, unless another is given.
-pub const PRIVATE_KEY: &str = "private_key.pem";
-/// The name of the file that holds the next private key, beside the current one of that name.
-pub const NEXT_KEY: &str = "next_key.pem";
 
 /// Why a public key is refused where a private one belongs.
 const PUBLIC_ONLY: &str = "holds a public key, and a private key is needed here";
-
-/// Where the keys lie.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Paths {
-    /// The current private key, `private_key.pem` by default.
-    pub private_key: PathBuf,
-    /// The directory of records and dropped keys, `keys` by default.
-    pub keys_dir: PathBuf,
-}
-
-impl Paths {
-    /// The directory that holds the private keys.
-    pub fn root(&self) -> &Path {
-        parent_of(&self.private_key)
-    }
-
-    /// The next private key.
-    pub fn next_key(&self) -> PathBuf {
-        self.private_key.with_file_name(self.next_key_name())
-    }
-
-    /// The name of its file. Beside `a.pem` it is `next_a.pem`: of two clients whose keys lie in one
-    /// directory, none takes the other's.
-    fn next_key_name(&self) -> OsString {
-        let current = self.private_key_name();
-        if current == PRIVATE_KEY {
-            return NEXT_KEY.into();
-        }
-        let mut name = OsString::from("next_");
-        name.push(current);
-        name
-    }
-
-    fn private_key_name(&self) -> &OsStr {
-        // A path without a file name is refused where options are checked.
-        self.private_key.file_name().unwrap_or_default()
-    }
-}
-
-fn parent_of(path: &Path) -> &Path {
-    match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    }
-}
-
-/// Why a directory could not be bound to another key file.
-#[derive(Debug, thiserror::Error)]
-pub enum AdoptError {
-    /// What it says of itself stands in the way.
-    #[error(transparent)]
-    Manifest(#[from] ManifestError),
-    /// It is in use, or cannot be opened.
-    #[error("lock the key directory; stop the server that keeps it first")]
-    Lock(#[from] LockError),
-    /// It could not be written.
-    #[error(transparent)]
-    Write(#[from] WriteError),
-}
-
-/// Something that a person should mend; the service goes on meanwhile.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-pub struct Problem {
-    /// A stable word for the kind of problem.
-    #[serde(skip)]
-    pub code: &'static str,
-    /// The file or directory, where it is about one.
-    #[serde(serialize_with = "lossy_option")]
-    pub file: Option<PathBuf>,
-    /// What is wrong, as a sentence fragment.
-    pub reason: String,
-}
-
-impl Problem {
-    /// A problem with `file`.
-    pub fn of(code: &'static str, file: impl Into<PathBuf>, reason: impl Into<String>) -> Self {
-        Self { code, file: Some(file.into()), reason: reason.into() }
-    }
-}
-
-/// A path is any bytes; what is not UTF-8 is shown with replacement characters.
-#[expect(clippy::ref_option, reason = "serde passes the field by reference")]
-fn lossy_option<S: serde::Serializer>(
-    path: &Option<PathBuf>,
-    serializer: S,
-) -> Result<S::Ok, S::Error> {
-    path.as_deref().map(|path| path.display().to_string()).serialize(serializer)
-}
-
-impl std::fmt::Display for Problem {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match &self.file {
-            // File names are hostile input: no line breaks or escape codes reach a terminal.
-            Some(file) => {
-                write!(f, "{}: {}", file.display().to_string().escape_debug(), self.reason)
-            }
-            None => f.write_str(&self.reason),
-        }
-    }
-}
 
 /// The directory, and what is remembered of it between looks.
 #[derive(Debug)]
@@ -164,8 +67,8 @@ impl Store {
     }
 
     /// Random numbers that are fit for a private key.
-    pub fn chance(&self) -> impl TryCryptoRng<Error = std::io::Error> {
-        Chance(&*self.os)
+    pub fn rng(&self) -> impl TryCryptoRng<Error = std::io::Error> {
+        Rng(&*self.os)
     }
 
     /// Where the keys lie.
@@ -227,53 +130,6 @@ impl Store {
         self.os.is_writable(keys_dir) || is_missing() && self.os.is_writable(parent_of(keys_dir))
     }
 
-    /// What `keys/` says of itself; `None` if there is nothing that it says.
-    ///
-    /// # Errors
-    ///
-    /// If it is not to be opened: it is another client's, or a later version's.
-    pub fn manifest(&self) -> Result<Option<Manifest>, ManifestError> {
-        Manifest::read(&*self.os, &self.paths)
-    }
-
-    /// Makes `keys/` say that it belongs to this key file and that these rules are followed. What it
-    /// says already is not written again.
-    ///
-    /// # Errors
-    ///
-    /// [`LockError::Refused`] if it is not to be opened, otherwise if it cannot be written.
-    pub fn keep_manifest(&self, policy: &Policy, _: &Locked) -> Result<(), WriteError> {
-        let manifest = Manifest::new(&self.paths, policy);
-        match self.manifest() {
-            Ok(Some(found)) if found == manifest => Ok(()),
-            _ => self.put_manifest(&manifest),
-        }
-    }
-
-    /// Binds `keys/` to this key file, whoever it belonged to. Returns what it was bound to.
-    ///
-    /// # Errors
-    ///
-    /// If it is of a later format, or cannot be read or written.
-    pub fn adopt(&self, policy: &Policy) -> Result<Option<Manifest>, AdoptError> {
-        let keys_dir = &self.paths.keys_dir;
-        let dir = self.os.open_dir(keys_dir);
-        let dir = dir.map_err(|source| LockError::Open { path: keys_dir.clone(), source })?;
-        let before = Manifest::of_any_key_file(&*dir, &self.paths)?;
-        // Whoever serves it, or changes it, goes on to believe that it is theirs.
-        let _server = ServerLock::take(&*self.os, keys_dir, "")?;
-        let _lock = Locked::take(&*self.os, keys_dir)?;
-        let policy = before.as_ref().and_then(Manifest::policy).unwrap_or(*policy);
-        self.put_manifest(&Manifest::new(&self.paths, &policy))?;
-        Ok(before)
-    }
-
-    fn put_manifest(&self, manifest: &Manifest) -> Result<(), WriteError> {
-        let (dir, name) = (&self.paths.keys_dir, OsStr::new(manifest::FILE));
-        let text = manifest.render();
-        durable::put(&*self.os, dir, name, text.as_bytes(), Existing::Replace, Path::new("."))
-    }
-
     /// Makes `keys/` if it is missing, and becomes the one server that may change the directory.
     ///
     /// `note` is left in the lock file for commands to read.
@@ -294,13 +150,13 @@ impl Store {
     /// Takes the lock if it is free; `None` if another process is making a change.
     pub fn try_lock(&self) -> Result<Option<Locked>, LockError> {
         self.open_keys_dir()?;
-        Locked::try_take(&*self.os, &self.paths.keys_dir)
+        Locked::try_take(&self.os, &self.paths)
     }
 
     /// Takes the lock, and waits up to 10 s for it.
     pub fn lock(&self) -> Result<Locked, LockError> {
         self.open_keys_dir()?;
-        Locked::take(&*self.os, &self.paths.keys_dir)
+        Locked::take(&self.os, &self.paths)
     }
 
     /// Makes `keys/` if it is missing, and looks at whose it is: what is another's is not even locked.
@@ -312,22 +168,26 @@ impl Store {
     }
 
     /// Writes `record` in place of what its file says.
-    pub fn save(&self, record: &Record, _: &Locked) -> Result<(), WriteError> {
+    pub fn save(&self, record: &Record, locked: &Locked) -> Result<(), WriteError> {
         let name = record::file_name(record);
         let text = render_record(record);
-        let (dir, name) = (&self.paths.keys_dir, OsStr::new(&name));
-        durable::put(&*self.os, dir, name, text.as_bytes(), Existing::Replace, Path::new("."))
+        locked.keys.put(OsStr::new(&name), text.as_bytes(), Existing::Replace)
     }
 
     /// Removes every record of `kid`.
-    pub fn remove(&self, kid: KeyId, _: &Locked) -> Result<(), WriteError> {
+    pub fn remove(&self, kid: KeyId, locked: &Locked) -> Result<(), WriteError> {
         for name in self.scan.record_files(kid) {
-            durable::unlink(&*self.os, &self.paths.keys_dir, name)?;
+            locked.keys.unlink(name)?;
         }
         Ok(())
     }
 
-    /// Puts `key` into `next_key.pem`, after its record.
+    /// Puts `key` into `next_key.pem`, after its record. With [`Existing::Replace`] it takes the place
+    /// of the key that the last look found there.
+    ///
+    /// # Errors
+    ///
+    /// As [`Store::put_private_key`].
     pub fn put_next_key(
         &self,
         key: &SigningKey,
@@ -335,10 +195,16 @@ impl Store {
         existing: Existing,
         locked: &Locked,
     ) -> Result<(), WriteError> {
-        self.put_private(&self.paths.next_key_name(), key, record, existing, locked)
+        let replaced = replaced(existing, self.scan.seen().next_key);
+        self.put_private(&self.paths.next_key_name(), key, record, replaced, locked)
     }
 
-    /// Puts `key` into `private_key.pem`, after its record.
+    /// Puts `key` into `private_key.pem`, after its record. With [`Existing::Replace`] it takes the
+    /// place of the key that the last look found there.
+    ///
+    /// # Errors
+    ///
+    /// If another file is there, which it is afterwards as well: [`WriteError::is_overtaken`].
     pub fn put_private_key(
         &self,
         key: &SigningKey,
@@ -346,29 +212,62 @@ impl Store {
         existing: Existing,
         locked: &Locked,
     ) -> Result<(), WriteError> {
-        self.put_private(self.paths.private_key_name(), key, record, existing, locked)
+        let replaced = replaced(existing, self.scan.seen().private_key);
+        self.put_private(self.paths.private_key_name(), key, record, replaced, locked)
     }
 
-    /// Renames `next_key.pem` to `private_key.pem`.
-    pub fn promote(&self, _: &Locked) -> Result<(), WriteError> {
+    /// Puts the key in `next_key.pem` in place of the one in `private_key.pem`, both being those that
+    /// the last look found.
+    ///
+    /// # Errors
+    ///
+    /// If one of them is another by now: [`WriteError::is_overtaken`]. Both are left as they are.
+    pub fn promote(&self, locked: &Locked) -> Result<(), WriteError> {
         let (from, to) = (self.paths.next_key_name(), self.paths.private_key_name());
-        durable::rename(&*self.os, self.paths.root(), &from, to)
+        let seen = self.scan.seen();
+        let (Slot::Holds(next), root) = (seen.next_key, &locked.root) else {
+            return Err(locked.root.overtaken(&from));
+        };
+        match seen.private_key {
+            Slot::Holds(current) => {
+                root.replace_key(to, current.kid(), next.kid(), &New::File(&from))?;
+                match root.delete_key(&from, next.kid()) {
+                    // A person has put the key after the next there.
+                    Err(error) if error.is_overtaken() => Ok(()),
+                    deleted => deleted,
+                }
+            }
+            Slot::Missing => root.rename(&from, to),
+            Slot::Refused => Err(root.overtaken(to)),
+        }
     }
 
-    /// Deletes `next_key.pem`.
-    pub fn discard_next(&self, _: &Locked) -> Result<(), WriteError> {
-        durable::unlink(&*self.os, self.paths.root(), &self.paths.next_key_name())
+    /// Deletes `next_key.pem`, if it holds the key that the last look found there.
+    ///
+    /// # Errors
+    ///
+    /// If it is another by now: [`WriteError::is_overtaken`]. It is left as it is.
+    pub fn discard_next(&self, locked: &Locked) -> Result<(), WriteError> {
+        let name = self.paths.next_key_name();
+        match self.scan.seen().next_key {
+            Slot::Holds(next) => locked.root.delete_key(&name, next.kid()),
+            Slot::Missing | Slot::Refused => Err(locked.root.overtaken(&name)),
+        }
     }
 
     /// Finishes what a killed process has left: deletes the files that it was about to write, in
-    /// which private bytes may be, and makes durable what it changed last.
-    pub fn finish(&self, _: &Locked) -> Result<(), WriteError> {
+    /// which private bytes may be, puts back what is a person's, and makes durable what it changed
+    /// last.
+    pub fn finish(&self, locked: &Locked) -> Result<(), WriteError> {
         let next_key = self.paths.next_key_name();
         let private = [self.paths.private_key_name(), &next_key];
-        durable::finish(&*self.os, self.paths.root(), |target| private.contains(&target))?;
-        durable::finish(&*self.os, &self.paths.keys_dir, |target| {
-            record::kid_of_name(target).is_some() || target == manifest::FILE
-        })
+        let root = &locked.root;
+        root.finish_aside(|target| private.contains(&target))?;
+        root.finish_promotion(&next_key, self.paths.private_key_name())?;
+        root.finish(|target| private.contains(&target))?;
+        locked
+            .keys
+            .finish(|target| record::kid_of_name(target).is_some() || target == manifest::FILE)
     }
 
     /// A key has a record before it can sign. If the key cannot be written, the record goes again:
@@ -378,53 +277,35 @@ impl Store {
         name: &OsStr,
         key: &SigningKey,
         record: &Record,
-        existing: Existing,
+        replaced: Option<KeyId>,
         locked: &Locked,
     ) -> Result<(), WriteError> {
         self.save(record, locked)?;
         let format = self.scan.key_format().unwrap_or(self.first_format);
         let pem = key.to_pem(format);
-        let owner = Path::new(self.paths.private_key_name());
-        durable::put(&*self.os, self.paths.root(), name, pem.as_bytes(), existing, owner)
-            .inspect_err(|error| {
-                // After the rename the key may sign, whether or not a power cut would undo that.
-                if error.operation != durable::SYNC {
-                    // The first error is the one to report; a record that stays is retired in time.
-                    let record = record::file_name(record);
-                    let _ = durable::unlink(&*self.os, &self.paths.keys_dir, OsStr::new(&record));
-                }
-            })
+        let put = match replaced {
+            Some(old) => {
+                locked.root.replace_key(name, old, key.jwk().kid(), &New::Pem(pem.as_bytes()))
+            }
+            None => locked.root.put(name, pem.as_bytes(), Existing::Keep),
+        };
+        put.inspect_err(|error| {
+            // What was in place may have signed, whether or not it still is, or a power cut undoes it.
+            if !error.was_in_place {
+                // The first error is the one to report; a record that stays is retired in time.
+                let _ = locked.keys.unlink(OsStr::new(&record::file_name(record)));
+            }
+        })
+    }
+}
+
+/// The key that a new one takes the place of, if it may.
+fn replaced(existing: Existing, slot: Slot) -> Option<KeyId> {
+    match existing {
+        Existing::Replace => slot.key().map(|key| key.kid()),
+        Existing::Keep => None,
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use getrandom::SysRng;
-
-    use super::*;
-
-    #[test]
-    fn a_key_that_cannot_be_written_leaves_no_record_behind() {
-        let dir = tempfile::tempdir().unwrap();
-        let paths = Paths {
-            private_key: dir.path().join("private_key.pem"),
-            keys_dir: dir.path().join("keys"),
-        };
-        let store = Store::new(paths, KeyFormat::Sec1);
-        let locked = store.lock().unwrap();
-        let key = SigningKey::generate(&mut SysRng).unwrap();
-        let now = chrono::DateTime::from_timestamp(1_795_000_000, 0).unwrap();
-        let record = Record::staged(*key.jwk(), now, false);
-        let pem_files = || {
-            let names = std::fs::read_dir(dir.path().join("keys")).unwrap();
-            names.filter(|name| name.as_ref().unwrap().path().extension().is_some()).count()
-        };
-
-        std::fs::write(dir.path().join(NEXT_KEY), "a person's").unwrap();
-        store.put_next_key(&key, &record, Existing::Keep, &locked).unwrap_err();
-        assert_eq!(pem_files(), 0);
-        std::fs::remove_file(dir.path().join(NEXT_KEY)).unwrap();
-        store.put_next_key(&key, &record, Existing::Keep, &locked).unwrap();
-        assert_eq!(pem_files(), 1);
-    }
-}
+mod tests;

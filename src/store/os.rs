@@ -16,7 +16,7 @@ use zeroize::Zeroizing;
 use super::LockError;
 use crate::key::MAX_PEM_LEN;
 
-/// Files, locks and chance.
+/// Directories and random numbers.
 pub trait Os: Debug + Send + Sync {
     /// Opens a directory.
     fn open_dir(&self, path: &Path) -> io::Result<Box<dyn Dir>>;
@@ -34,24 +34,17 @@ pub trait Os: Debug + Send + Sync {
     /// Whether files can be put into this directory, as far as its permissions tell.
     fn is_writable(&self, dir: &Path) -> bool;
 
-    /// Takes the exclusive lock on the file at `path`, which is made if it is missing; `None` if
-    /// another process has it.
-    fn try_lock(&self, path: &Path) -> Result<Option<Box<dyn HeldLock>>, LockError>;
-
-    /// What the process that has the lock at `path` left in its file; `None` if none has it.
-    fn note(&self, path: &Path) -> Option<String>;
-
     /// Fills `bytes` with random ones that are fit for a private key.
     fn fill_random(&self, bytes: &mut [u8]) -> io::Result<()>;
 }
 
-/// An open directory. Names are those of entries in it.
-pub trait Dir {
+/// An open directory. Names are those of entries in it, whatever others put in the place of its path.
+pub trait Dir: Debug {
     /// The names of all entries.
     fn names(&self) -> io::Result<Vec<OsString>>;
 
-    /// Type and permission bits of the directory.
-    fn mode(&self) -> io::Result<u32>;
+    /// The stamp of the directory itself.
+    fn identity(&self) -> io::Result<Stamp>;
 
     /// The stamp of the regular file that `name` leads to.
     fn stat(&self, name: &OsStr) -> Result<Stamp, ReadError>;
@@ -60,21 +53,38 @@ pub trait Dir {
     fn read(&self, name: &OsStr) -> Result<(Zeroizing<Vec<u8>>, Stamp), ReadError>;
 
     /// Makes an empty file that only its owner may read, which must not exist yet.
-    ///
-    /// What root makes belongs to the owner of `like`, an entry, or to that of the directory if
-    /// there is none: a command that an administrator runs must not take the keys away from the
-    /// server.
-    fn create(&self, name: &OsStr, like: &Path) -> io::Result<Box<dyn NewFile>>;
+    fn create(&self, name: &OsStr) -> io::Result<Box<dyn NewFile>>;
 
     /// Renames an entry; what has the name `to` already is replaced in the same step, or kept, and
     /// then that is an error.
     fn rename(&self, from: &OsStr, to: &OsStr, existing: Existing) -> io::Result<()>;
+
+    /// Exchanges two entries in one step.
+    ///
+    /// # Errors
+    ///
+    /// [`io::ErrorKind::Unsupported`] if the file system cannot.
+    fn exchange(&self, one: &OsStr, other: &OsStr) -> io::Result<()>;
+
+    /// Gives the file `from` another name, which must be free.
+    ///
+    /// # Errors
+    ///
+    /// [`io::ErrorKind::Unsupported`] if the file system cannot.
+    fn link(&self, from: &OsStr, to: &OsStr) -> io::Result<()>;
 
     /// Deletes an entry.
     fn unlink(&self, name: &OsStr) -> io::Result<()>;
 
     /// Makes every change to the directory's entries so far durable.
     fn sync(&self) -> io::Result<()>;
+
+    /// Takes the exclusive lock on the file `name`, which is made if it is missing; `None` if another
+    /// process has it.
+    fn try_lock(&self, name: &OsStr) -> Result<Option<Box<dyn HeldLock>>, LockError>;
+
+    /// What the process that has the lock on the file `name` left in it; `None` if none has it.
+    fn note(&self, name: &OsStr) -> Option<String>;
 }
 
 /// A file that nobody else knows yet.
@@ -135,6 +145,12 @@ pub enum ReadError {
     /// It is a symbolic link whose target lies elsewhere.
     #[error("a symbolic link that leads out of its directory")]
     Escapes,
+    /// It is a symbolic link by an absolute path, and none is followed.
+    #[error("an absolute symbolic link; make it relative to its directory")]
+    Absolute,
+    /// Root does not follow what another user has linked.
+    #[error("a symbolic link of another user's, which root does not follow")]
+    LinkOfAnother,
     /// It is a symbolic link in a ring of links, or one of the kernel's own.
     #[error("a symbolic link that leads in a circle or to no ordinary file")]
     Loop,
@@ -149,10 +165,20 @@ pub enum ReadError {
     Io(#[source] io::Error),
 }
 
-/// An [`Os`] as a source of random numbers.
-pub(super) struct Chance<'a>(pub(super) &'a dyn Os);
+impl From<ReadError> for io::Error {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::Missing | ReadError::Dangling => io::ErrorKind::NotFound.into(),
+            ReadError::Io(error) => error,
+            error => Self::other(error),
+        }
+    }
+}
 
-impl TryRng for Chance<'_> {
+/// An [`Os`] as a source of random numbers.
+pub(super) struct Rng<'a>(pub(super) &'a dyn Os);
+
+impl TryRng for Rng<'_> {
     type Error = io::Error;
 
     fn try_next_u32(&mut self) -> io::Result<u32> {
@@ -172,4 +198,4 @@ impl TryRng for Chance<'_> {
     }
 }
 
-impl TryCryptoRng for Chance<'_> {}
+impl TryCryptoRng for Rng<'_> {}

@@ -6,12 +6,14 @@
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::Read as _;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::BorrowedFd;
+use std::path::Path;
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat};
+use rustix::fs::{AtFlags, FileType, OFlags, Stat};
 use rustix::io::Errno;
 use zeroize::Zeroizing;
 
+use super::walk::{self, Follow};
 use super::{ReadError, Stamp};
 use crate::key::MAX_PEM_LEN;
 
@@ -38,7 +40,6 @@ impl From<Errno> for ReadError {
     fn from(errno: Errno) -> Self {
         match errno {
             Errno::NOENT => Self::Missing,
-            Errno::XDEV => Self::Escapes,
             Errno::LOOP => Self::Loop,
             _ => Self::Io(errno.into()),
         }
@@ -64,7 +65,7 @@ pub(super) fn read(
 ) -> Result<(Zeroizing<Vec<u8>>, Stamp), ReadError> {
     // A device may act on being opened.
     stat(dir, name)?;
-    let mut file = File::from(open_beneath(dir, name)?);
+    let mut file = File::from(walk::open(dir, Path::new(name), OPEN, Follow::Beneath)?);
     let before = regular(&rustix::fs::fstat(&file)?)?;
     if before.size > MAX_PEM_LEN as u64 {
         return Err(ReadError::TooLarge);
@@ -94,36 +95,14 @@ fn regular(stat: &Stat) -> Result<Stamp, ReadError> {
     }
 }
 
-const OPEN: OFlags =
-    OFlags::RDONLY.union(OFlags::NONBLOCK).union(OFlags::NOCTTY).union(OFlags::CLOEXEC);
-
-/// Opens `name`, following symbolic links only as far as they stay below `dir`: Kubernetes' `..data`
-/// links do.
-#[cfg(target_os = "linux")]
-fn open_beneath(dir: BorrowedFd<'_>, name: &OsStr) -> Result<OwnedFd, ReadError> {
-    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
-    match rustix::fs::openat2(dir, name, OPEN, Mode::empty(), resolve) {
-        // A kernel before 5.6, or a sandbox that does not know the call.
-        Err(Errno::NOSYS | Errno::PERM) => open_without_links(dir, name),
-        opened => Ok(opened?),
-    }
-}
-
-#[cfg(not(target_os = "linux"))]
-fn open_beneath(dir: BorrowedFd<'_>, name: &OsStr) -> Result<OwnedFd, ReadError> {
-    open_without_links(dir, name)
-}
-
-/// Where the kernel cannot confine a link, none is followed.
-fn open_without_links(dir: BorrowedFd<'_>, name: &OsStr) -> Result<OwnedFd, ReadError> {
-    Ok(rustix::fs::openat(dir, name, OPEN | OFlags::NOFOLLOW, Mode::empty())?)
-}
+const OPEN: OFlags = OFlags::RDONLY.union(OFlags::NONBLOCK).union(OFlags::NOCTTY);
 
 #[cfg(test)]
 mod tests {
     use std::os::fd::AsFd as _;
     use std::os::unix::fs::symlink;
-    use std::path::Path;
+
+    use rustix::fs::Mode;
 
     use super::*;
     use crate::store::native::open_dir;
@@ -146,6 +125,12 @@ mod tests {
         symlink("..1", at("..data")).unwrap();
         symlink("..data/key", at("inside")).unwrap();
         symlink(outside.path().join("secret"), at("absolute")).unwrap();
+        symlink(at("..1/key"), at("absolute_inside")).unwrap();
+        let beside = outside.path().file_name().unwrap().to_str().unwrap();
+        symlink(format!("../../{beside}/secret"), at("..1/up")).unwrap();
+        symlink("..data/up", at("outside")).unwrap();
+        symlink("..1/../..1/./key", at("up_and_down")).unwrap();
+        symlink("..1/key/key", at("through_a_file")).unwrap();
         symlink("nowhere", at("dangling")).unwrap();
         symlink("loop", at("loop")).unwrap();
         symlink("/proc/self/mem", at("memory")).unwrap();
@@ -166,10 +151,15 @@ mod tests {
 
         let refused = |name: &str| outcome(dir.path(), name).unwrap_err();
         assert_eq!(outcome(dir.path(), "inside"), Ok(b"k".to_vec()));
+        assert_eq!(outcome(dir.path(), "up_and_down"), Ok(b"k".to_vec()));
         assert_eq!(outcome(dir.path(), "empty"), Ok(vec![]));
         assert_eq!(outcome(dir.path(), "full").unwrap().len(), MAX_PEM_LEN);
-        assert_eq!(refused("absolute"), "a symbolic link that leads out of its directory");
-        assert_eq!(refused("memory"), "a symbolic link that leads out of its directory");
+        let absolute = "an absolute symbolic link; make it relative to its directory";
+        assert_eq!(refused("absolute"), absolute);
+        assert_eq!(refused("absolute_inside"), absolute);
+        assert_eq!(refused("memory"), absolute);
+        assert_eq!(refused("outside"), "a symbolic link that leads out of its directory");
+        assert_eq!(refused("through_a_file"), "cannot be read: Not a directory (os error 20)");
         assert_eq!(refused("zero"), "a device, not a regular file");
         assert_eq!(refused("dangling"), "a symbolic link that leads nowhere");
         assert_eq!(

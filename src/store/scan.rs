@@ -7,12 +7,14 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ffi::{OsStr, OsString};
+use std::io::ErrorKind;
 use std::os::unix::ffi::OsStrExt as _;
-use std::path::Path;
 use std::sync::Arc;
 
 use sha2::{Digest as _, Sha256};
 
+use super::carried::Carried;
+use super::exposure::{report_exposure, report_writable_by_others};
 use super::manifest::{self, Manifest, ManifestError};
 use super::{Dir, Os, PUBLIC_ONLY, Paths, Problem, ReadError, Stamp, record};
 use crate::jwk::{Jwk, KeyId};
@@ -41,6 +43,8 @@ pub(super) struct Scan {
     listed: Option<Vec<OsString>>,
     /// What the last look found wrong with the files in `keys/`.
     key_problems: Vec<Problem>,
+    /// What was dropped in directories that are gone.
+    carried: Carried,
 }
 
 #[derive(Debug)]
@@ -69,6 +73,11 @@ impl Scan {
     /// The files that have a record of `kid`; the one that counts first.
     pub(super) fn record_files(&self, kid: KeyId) -> &[OsString] {
         self.record_files.get(&kid).map_or(&[], Vec::as_slice)
+    }
+
+    /// What the last look found.
+    pub(super) fn seen(&self) -> &Seen {
+        &self.seen
     }
 
     /// Whether `keys/` has a file of this name that is no good.
@@ -164,21 +173,26 @@ impl Scan {
         let keys_dir = &paths.keys_dir;
         let mut seen = Seen::default();
         let opened = os.open_dir(keys_dir);
-        let listed = opened.and_then(|dir| Ok((pem_names(&*dir)?, dir)));
-        let (names, dir) = match listed {
+        let listed = opened.and_then(|dir| Ok((pem_names(&*dir)?, dir.identity()?, dir)));
+        let (names, directory, dir) = match listed {
             Ok(listed) => listed,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                let Self { root, key_format, seen, .. } = std::mem::take(self);
-                *self = Self { root, key_format, seen, ..Self::default() };
-                return Some(Seen::default());
-            }
             Err(error) => {
-                if error.kind() != std::io::ErrorKind::NotADirectory {
-                    seen.listing = Listing::Failed;
-                }
-                problems.push(Problem::of("unreadable_directory", keys_dir, unreadable(&error)));
                 self.listed = None;
                 self.key_problems.clear();
+                if error.kind() == ErrorKind::NotFound {
+                    self.record_files.clear();
+                    self.refused.clear();
+                } else {
+                    let reason = unreadable(&error);
+                    problems.push(Problem::of("unreadable_directory", keys_dir, reason));
+                }
+                if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) {
+                    self.carried.is_gone(&self.seen.records);
+                    problems.extend(self.carried.problem(keys_dir));
+                    self.carried.add_to(&mut seen.dropped);
+                } else {
+                    seen.listing = Listing::Failed;
+                }
                 return Some(seen);
             }
         };
@@ -190,7 +204,9 @@ impl Scan {
             return Some(seen);
         }
         report_writable_by_others(&*dir, keys_dir, problems);
-        if self.is_unchanged(&*dir, &names, now) {
+        let is_same = self.carried.is_listed(&directory, &names, &self.seen.records);
+        problems.extend(self.carried.problem(keys_dir));
+        if is_same && self.is_unchanged(&*dir, &names, now) {
             return None;
         }
         self.listed = Some(names.clone());
@@ -240,6 +256,8 @@ impl Scan {
             self.keys.push((name, remembered));
         }
         self.refused = refused;
+        self.carried.note(&dropped);
+        self.carried.add_to(&mut dropped);
         seen.dropped = dropped;
         for name in self.record_files.values().flat_map(|names| &names[1..]) {
             let reason = "another record of a key that has one already, and does not count";
@@ -386,56 +404,10 @@ fn unreadable(error: &std::io::Error) -> String {
     format!("cannot be read: {error}")
 }
 
-fn report_exposure(path: &Path, stamp: &Stamp, problems: &mut Vec<Problem>) {
-    let mode = stamp.mode & 0o777;
-    if is_exposed(mode, stamp.owner, rustix::process::geteuid().as_raw()) {
-        let reason =
-            format!("holds a private key that others may read (mode {mode:04o}, not 0600)");
-        problems.push(Problem::of("exposed_private_key", path, reason));
-    }
-}
-
-/// Whether others than `user`, who reads it, may read a file of this mode and owner.
-///
-/// Who is neither its owner nor root reads it as one of its group: so Kubernetes mounts Secrets for a
-/// pod with an `fsGroup`.
-fn is_exposed(mode: u32, owner: u32, user: u32) -> bool {
-    let needed = if user == owner || user == 0 { 0o700 } else { 0o740 };
-    mode & !needed != 0
-}
-
-/// Whoever may write to the directory can put another key in place of the current one.
-fn report_writable_by_others(dir: &dyn Dir, path: &Path, problems: &mut Vec<Problem>) {
-    const STICKY: u32 = 0o1000;
-    if let Ok(mode) = dir.mode()
-        && mode & 0o002 != 0
-        && mode & STICKY == 0
-    {
-        let mode = mode & 0o7777;
-        let reason = format!("a directory that anybody may write to (mode {mode:04o})");
-        problems.push(Problem::of("exposed_directory", path, reason));
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::store::Native;
-
-    #[test]
-    fn a_group_may_read_the_key_of_another_user_and_nobody_else_may() {
-        for (mode, owner, user, exposed) in [
-            (0o600, 1, 1, false),
-            (0o400, 0, 0, false),
-            (0o640, 1, 1, true),
-            (0o640, 1, 0, true),
-            (0o440, 0, 1, false),
-            (0o460, 0, 1, true),
-            (0o444, 0, 1, true),
-        ] {
-            assert_eq!(is_exposed(mode, owner, user), exposed, "{mode:o} {owner} {user}");
-        }
-    }
 
     #[test]
     fn only_what_changed_is_read_again() {
@@ -520,11 +492,6 @@ mod tests {
             ("a next key", |paths| {
                 std::fs::copy(&paths.private_key, paths.next_key()).unwrap();
             }),
-            ("all gone", |paths| std::fs::remove_dir_all(&paths.keys_dir).unwrap()),
-            ("no directory", |paths| {
-                std::fs::rename(&paths.keys_dir, paths.keys_dir.with_extension("old")).unwrap();
-                std::fs::write(&paths.keys_dir, "").unwrap();
-            }),
         ];
         for (what, change) in changes {
             let (_dir, paths) = all_kinds();
@@ -544,17 +511,61 @@ mod tests {
     }
 
     #[test]
-    fn a_listing_that_failed_is_not_taken_for_the_one_before() {
+    fn what_was_dropped_stays_when_the_directory_goes_and_until_it_is_taken_out_of_its_own() {
+        let goes: &[(&str, Change)] = &[
+            ("no directory", |_| {}),
+            ("a file in its place", |paths| std::fs::write(&paths.keys_dir, "").unwrap()),
+            ("a link that leads nowhere", |paths| {
+                std::os::unix::fs::symlink("gone", &paths.keys_dir).unwrap();
+            }),
+            ("another directory", |paths| std::fs::create_dir(&paths.keys_dir).unwrap()),
+        ];
+        for (what, go) in goes {
+            let (_dir, paths) = all_kinds();
+            let mut scan = Scan::default();
+            let before = scan.look(&Native, &paths, at(0));
+            assert_eq!(before.0.dropped.len(), 3);
+            let away = paths.keys_dir.with_extension("away");
+            std::fs::rename(&paths.keys_dir, &away).unwrap();
+            go(&paths);
+            for secs in [1, 2] {
+                let (seen, problems) = scan.look(&Native, &paths, at(secs));
+                assert_eq!(seen.dropped, before.0.dropped, "{what}");
+                let told = problems.iter().map(|problem| problem.code);
+                let told: Vec<_> = told.filter(|code| code.ends_with("_directory")).collect();
+                let file_in_place = *what == "a file in its place";
+                let expected = ["unreadable_directory", "replaced_directory"];
+                assert_eq!(told, expected[usize::from(!file_in_place)..], "{what}");
+            }
+            if paths.keys_dir.is_dir() {
+                // A name that is there and goes is gone, and only that one.
+                let file = paths.keys_dir.join("b.pem");
+                std::fs::copy(away.join("c.pem"), &file).unwrap();
+                assert_eq!(scan.look(&Native, &paths, at(3)).0.dropped.len(), 3);
+                std::fs::remove_file(&file).unwrap();
+                let names: Vec<_> =
+                    scan.look(&Native, &paths, at(4)).0.dropped.keys().cloned().collect();
+                assert_eq!(names, ["a.pem", "c.pem"]);
+                std::fs::remove_dir(&paths.keys_dir).unwrap();
+            } else {
+                let _ = std::fs::remove_file(&paths.keys_dir);
+            }
+            std::fs::remove_file(away.join("c.pem")).unwrap();
+            std::fs::rename(&away, &paths.keys_dir).unwrap();
+            let back = scan.look(&Native, &paths, at(5));
+            assert_eq!(back, Scan::default().look(&Native, &paths, at(5)), "{what}");
+            assert_eq!(back.0.dropped.len(), 2, "{what}: gone from its own directory");
+        }
+    }
+
+    #[test]
+    fn what_was_read_by_a_clock_that_went_back_is_read_again() {
         let (_dir, paths) = all_kinds();
-        let mut scan = Scan::default();
-        let before = scan.look(&Native, &paths, at(0));
-        let hidden = paths.keys_dir.with_extension("hidden");
-        std::fs::rename(&paths.keys_dir, &hidden).unwrap();
-        std::fs::write(&paths.keys_dir, "").unwrap();
-        assert!(scan.look(&Native, &paths, at(1)).0.dropped.is_empty());
-        std::fs::remove_file(&paths.keys_dir).unwrap();
-        std::fs::rename(&hidden, &paths.keys_dir).unwrap();
-        assert_eq!(scan.look(&Native, &paths, at(2)), before);
+        let dir = Native.open_dir(&paths.keys_dir).unwrap();
+        let known = file(&*dir, OsStr::new("b.pem"), None, at(10)).unwrap().unwrap();
+        assert!(known.is_settled(at(10)));
+        assert!(known.is_settled(at(11)));
+        assert!(!known.is_settled(at(9)));
     }
 
     #[test]

@@ -108,7 +108,7 @@ fn case(name: &'static str, deed: Deed, cast: &Cast) -> Case {
     let chance = Disk::of(&Image::default(), 1_000);
     let key = || {
         let store = Store::on(Arc::new(chance.clone()), paths(), KeyFormat::Sec1);
-        let key = SigningKey::generate(&mut store.chance()).unwrap();
+        let key = SigningKey::generate(&mut store.rng()).unwrap();
         Key {
             kid: key.jwk().kid().to_string(),
             private: key.to_pem(KeyFormat::Sec1).as_bytes().to_vec(),

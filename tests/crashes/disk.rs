@@ -11,7 +11,7 @@ use std::sync::Arc;
 use jwks_server::store::{
     Dir, Existing, HeldLock, LockError, NewFile, Os, Paths, ReadError, Stamp,
 };
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use zeroize::Zeroizing;
 
 /// The directory of the private keys, and `keys/` in it.
@@ -39,13 +39,18 @@ impl Image {
         self.0.iter().flatten().flat_map(BTreeMap::keys)
     }
 
-    /// Gives each file a number.
+    /// Gives each file a number. What is the same twice in one directory is one file of two names, as a
+    /// promotion that was cut short leaves it.
     pub fn mount(&self) -> ([Option<Entries>; 2], Vec<Vec<u8>>) {
         let mut files = Vec::new();
         let dirs = self.0.clone().map(|dir| {
+            let first = files.len();
             let number = |(name, bytes)| {
-                files.push(bytes);
-                (name, files.len() - 1)
+                let known = files[first..].iter().position(|known| *known == bytes);
+                if known.is_none() {
+                    files.push(bytes);
+                }
+                (name, known.map_or(files.len() - 1, |known| first + known))
             };
             dir.map(|dir| dir.into_iter().map(number).collect())
         });
@@ -80,6 +85,16 @@ pub enum Op {
         to: OsString,
         file: usize,
     },
+    Link {
+        dir: usize,
+        name: OsString,
+        file: usize,
+    },
+    Exchange {
+        dir: usize,
+        one: (OsString, usize),
+        other: (OsString, usize),
+    },
     Unlink {
         dir: usize,
         name: OsString,
@@ -92,7 +107,7 @@ impl Op {
     pub fn apply(&self, dirs: &mut [Option<Entries>; 2]) {
         match self {
             Self::MakeKeys => drop(dirs[KEYS].get_or_insert_default()),
-            Self::Create { dir, name, file } => {
+            Self::Create { dir, name, file } | Self::Link { dir, name, file } => {
                 if let Some(entries) = &mut dirs[*dir] {
                     entries.insert(name.clone(), *file);
                 }
@@ -101,6 +116,12 @@ impl Op {
                 if let Some(entries) = &mut dirs[*dir] {
                     entries.retain(|name, there| name != from || there != file);
                     entries.insert(to.clone(), *file);
+                }
+            }
+            Self::Exchange { dir, one, other } => {
+                if let Some(entries) = &mut dirs[*dir] {
+                    entries.insert(one.0.clone(), other.1);
+                    entries.insert(other.0.clone(), one.1);
                 }
             }
             Self::Unlink { dir, name } => {
@@ -113,6 +134,15 @@ impl Op {
     }
 }
 
+/// A person who puts a file of her own in place of another by a rename, once so many operations are
+/// done.
+#[derive(Debug, Clone)]
+pub struct Intruder {
+    pub at: usize,
+    pub name: &'static str,
+    pub bytes: Vec<u8>,
+}
+
 /// The disk while a process works on it.
 #[derive(Debug, Clone)]
 pub struct Disk(Arc<Mutex<Inner>>);
@@ -123,14 +153,40 @@ struct Inner {
     files: Vec<Vec<u8>>,
     log: Vec<Op>,
     chance: u64,
-    locks: BTreeSet<PathBuf>,
+    locks: BTreeSet<OsString>,
+    intruder: Option<Intruder>,
+    /// What processes saw after each operation that came after the person's.
+    images: Vec<Image>,
+    /// Whether the file system can exchange files, and give a file a second name.
+    can_exchange: bool,
 }
 
 impl Disk {
     pub fn of(image: &Image, chance: u64) -> Self {
         let (dirs, files) = image.mount();
-        let inner = Inner { dirs, files, log: Vec::new(), chance, locks: BTreeSet::new() };
-        Self(Arc::new(Mutex::new(inner)))
+        Self(Arc::new(Mutex::new(Inner {
+            dirs,
+            files,
+            log: Vec::new(),
+            chance,
+            locks: BTreeSet::new(),
+            intruder: None,
+            images: Vec::new(),
+            can_exchange: true,
+        })))
+    }
+
+    /// The same with a person beside the process.
+    pub fn with(self, intruder: Intruder, can_exchange: bool) -> Self {
+        let mut inner = self.0.lock();
+        (inner.intruder, inner.can_exchange) = (Some(intruder), can_exchange);
+        drop(inner);
+        self
+    }
+
+    /// What processes saw after each operation that came after the person's.
+    pub fn images(&self) -> Vec<Image> {
+        self.0.lock().images.clone()
     }
 
     pub fn log(&self) -> Vec<Op> {
@@ -139,11 +195,14 @@ impl Disk {
 
     /// What a process sees now.
     pub fn image(&self) -> Image {
-        let inner = self.0.lock();
-        let fill = |entries: &Entries| {
-            entries.iter().map(|(name, file)| (name.clone(), inner.files[*file].clone())).collect()
-        };
-        Image(inner.dirs.each_ref().map(|dir| dir.as_ref().map(fill)))
+        self.0.lock().image()
+    }
+
+    /// An operation begins; the person may be quicker.
+    fn enter(&self) -> MutexGuard<'_, Inner> {
+        let mut inner = self.0.lock();
+        inner.intrude();
+        inner
     }
 }
 
@@ -151,6 +210,37 @@ impl Inner {
     fn do_it(&mut self, op: Op) {
         op.apply(&mut self.dirs);
         self.log.push(op);
+        if self.intruder.is_none() {
+            self.images.push(self.image());
+        }
+    }
+
+    fn intrude(&mut self) {
+        let Some(Intruder { name, bytes, .. }) =
+            self.intruder.take_if(|intruder| intruder.at <= self.log.len())
+        else {
+            return;
+        };
+        self.images.clear();
+        let file = self.files.len();
+        self.files.push(bytes.clone());
+        let (dir, new) = (ROOT, OsString::from("hers"));
+        self.do_it(Op::Create { dir, name: new.clone(), file });
+        self.do_it(Op::Write { file, bytes });
+        self.do_it(Op::SyncFile(file));
+        self.do_it(Op::Rename { dir, from: new, to: name.into(), file });
+        self.do_it(Op::SyncDir(dir));
+    }
+
+    fn find(&self, dir: usize, name: &OsStr) -> Option<usize> {
+        self.dirs[dir].as_ref()?.get(name).copied()
+    }
+
+    fn image(&self) -> Image {
+        let fill = |entries: &Entries| {
+            entries.iter().map(|(name, file)| (name.clone(), self.files[*file].clone())).collect()
+        };
+        Image(self.dirs.each_ref().map(|dir| dir.as_ref().map(fill)))
     }
 }
 
@@ -184,16 +274,6 @@ impl Os for Disk {
         true
     }
 
-    fn try_lock(&self, path: &Path) -> Result<Option<Box<dyn HeldLock>>, LockError> {
-        let is_free = self.0.lock().locks.insert(path.to_owned());
-        let lock = || Lock { disk: self.clone(), path: path.to_owned() };
-        Ok(is_free.then(|| -> Box<dyn HeldLock> { Box::new(lock()) }))
-    }
-
-    fn note(&self, _: &Path) -> Option<String> {
-        None
-    }
-
     /// Splitmix64.
     fn fill_random(&self, bytes: &mut [u8]) -> io::Result<()> {
         let mut inner = self.0.lock();
@@ -208,14 +288,27 @@ impl Os for Disk {
     }
 }
 
+#[derive(Debug)]
 struct OpenDir {
     disk: Disk,
     dir: usize,
 }
 
+fn stamp(inode: usize, size: usize) -> Stamp {
+    Stamp {
+        device: 0,
+        inode: inode as u64,
+        size: size as u64,
+        modified: (0, 0),
+        changed: (0, 0),
+        mode: 0o100_600,
+        owner: 0,
+    }
+}
+
 impl OpenDir {
     fn find(&self, name: &OsStr) -> Option<usize> {
-        self.disk.0.lock().dirs[self.dir].as_ref()?.get(name).copied()
+        self.disk.0.lock().find(self.dir, name)
     }
 }
 
@@ -225,23 +318,14 @@ impl Dir for OpenDir {
         Ok(inner.dirs[self.dir].as_ref().ok_or_else(missing)?.keys().cloned().collect())
     }
 
-    fn mode(&self) -> io::Result<u32> {
-        Ok(0o40_700)
+    fn identity(&self) -> io::Result<Stamp> {
+        Ok(Stamp { mode: 0o40_700, ..stamp(self.dir, 0) })
     }
 
     fn stat(&self, name: &OsStr) -> Result<Stamp, ReadError> {
         let file = self.find(name).ok_or(ReadError::Missing)?;
         // The service writes each file once, so that its number tells a version from another.
-        let (inode, size) = (file as u64, self.disk.0.lock().files[file].len() as u64);
-        Ok(Stamp {
-            device: 0,
-            inode,
-            size,
-            modified: (0, 0),
-            changed: (0, 0),
-            mode: 0o100_600,
-            owner: 0,
-        })
+        Ok(stamp(file, self.disk.0.lock().files[file].len()))
     }
 
     fn read(&self, name: &OsStr) -> Result<(Zeroizing<Vec<u8>>, Stamp), ReadError> {
@@ -250,11 +334,11 @@ impl Dir for OpenDir {
         Ok((Zeroizing::new(self.disk.0.lock().files[file].clone()), stamp))
     }
 
-    fn create(&self, name: &OsStr, _: &Path) -> io::Result<Box<dyn NewFile>> {
-        if self.find(name).is_some() {
+    fn create(&self, name: &OsStr) -> io::Result<Box<dyn NewFile>> {
+        let mut inner = self.disk.enter();
+        if inner.find(self.dir, name).is_some() {
             return Err(io::ErrorKind::AlreadyExists.into());
         }
-        let mut inner = self.disk.0.lock();
         let file = inner.files.len();
         inner.files.push(Vec::new());
         inner.do_it(Op::Create { dir: self.dir, name: name.to_owned(), file });
@@ -262,24 +346,60 @@ impl Dir for OpenDir {
     }
 
     fn rename(&self, from: &OsStr, to: &OsStr, existing: Existing) -> io::Result<()> {
-        let file = self.find(from).ok_or_else(missing)?;
-        if existing == Existing::Keep && self.find(to).is_some() {
+        let mut inner = self.disk.enter();
+        let file = inner.find(self.dir, from).ok_or_else(missing)?;
+        if existing == Existing::Keep && inner.find(self.dir, to).is_some() {
             return Err(io::ErrorKind::AlreadyExists.into());
         }
         let (dir, from, to) = (self.dir, from.to_owned(), to.to_owned());
-        self.disk.0.lock().do_it(Op::Rename { dir, from, to, file });
+        inner.do_it(Op::Rename { dir, from, to, file });
+        Ok(())
+    }
+
+    fn exchange(&self, one: &OsStr, other: &OsStr) -> io::Result<()> {
+        if !self.disk.0.lock().can_exchange {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
+        let mut inner = self.disk.enter();
+        let number = |name| inner.find(self.dir, name).ok_or_else(missing);
+        let (one, other) = ((one.to_owned(), number(one)?), (other.to_owned(), number(other)?));
+        inner.do_it(Op::Exchange { dir: self.dir, one, other });
+        Ok(())
+    }
+
+    fn link(&self, from: &OsStr, to: &OsStr) -> io::Result<()> {
+        if !self.disk.0.lock().can_exchange {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
+        let mut inner = self.disk.enter();
+        let file = inner.find(self.dir, from).ok_or_else(missing)?;
+        if inner.find(self.dir, to).is_some() {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        inner.do_it(Op::Link { dir: self.dir, name: to.to_owned(), file });
         Ok(())
     }
 
     fn unlink(&self, name: &OsStr) -> io::Result<()> {
-        self.find(name).ok_or_else(missing)?;
-        self.disk.0.lock().do_it(Op::Unlink { dir: self.dir, name: name.to_owned() });
+        let mut inner = self.disk.enter();
+        inner.find(self.dir, name).ok_or_else(missing)?;
+        inner.do_it(Op::Unlink { dir: self.dir, name: name.to_owned() });
         Ok(())
     }
 
     fn sync(&self) -> io::Result<()> {
-        self.disk.0.lock().do_it(Op::SyncDir(self.dir));
+        self.disk.enter().do_it(Op::SyncDir(self.dir));
         Ok(())
+    }
+
+    fn try_lock(&self, name: &OsStr) -> Result<Option<Box<dyn HeldLock>>, LockError> {
+        let is_free = self.disk.0.lock().locks.insert(name.to_owned());
+        let lock = || Lock { disk: self.disk.clone(), name: name.to_owned() };
+        Ok(is_free.then(|| -> Box<dyn HeldLock> { Box::new(lock()) }))
+    }
+
+    fn note(&self, _: &OsStr) -> Option<String> {
+        None
     }
 }
 
@@ -290,14 +410,14 @@ struct OpenFile {
 
 impl NewFile for OpenFile {
     fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
-        let mut inner = self.disk.0.lock();
+        let mut inner = self.disk.enter();
         inner.files[self.file].extend(bytes);
         inner.do_it(Op::Write { file: self.file, bytes: bytes.to_owned() });
         Ok(())
     }
 
     fn sync(&self) -> io::Result<()> {
-        self.disk.0.lock().do_it(Op::SyncFile(self.file));
+        self.disk.enter().do_it(Op::SyncFile(self.file));
         Ok(())
     }
 }
@@ -305,7 +425,7 @@ impl NewFile for OpenFile {
 #[derive(Debug)]
 struct Lock {
     disk: Disk,
-    path: PathBuf,
+    name: OsString,
 }
 
 impl HeldLock for Lock {
@@ -320,6 +440,6 @@ impl HeldLock for Lock {
 
 impl Drop for Lock {
     fn drop(&mut self) {
-        self.disk.0.lock().locks.remove(&self.path);
+        self.disk.0.lock().locks.remove(&self.name);
     }
 }

@@ -71,7 +71,11 @@ fn after_restart(case: &Case, before: &Image, after: &Image, kids: &[&str]) -> R
     check(kids.first() == Some(&held.as_str()), || format!("{held} is not first: {kids:?}"))?;
     let distinct: BTreeSet<_> = kids.iter().collect();
     check(distinct.len() == kids.len(), || format!("a key is there twice: {kids:?}"))?;
-    let left = after.names().find(|name| name.as_encoded_bytes().ends_with(b".tmp"));
+    let left = after.names().find(|name| {
+        [".tmp", ".aside", ".kept"]
+            .iter()
+            .any(|end| name.as_encoded_bytes().ends_with(end.as_bytes()))
+    });
     check(left.is_none(), || format!("left behind: {left:?}"))?;
 
     let is_revoked =

@@ -28,7 +28,10 @@ pub fn crash(before: &Image, log: &[Op], visit: &mut impl FnMut(Image)) {
             }
             Op::Overwrite { file, bytes } => files[*file] = (bytes.clone(), false),
             Op::SyncFile(file) => files[*file].1 = true,
-            Op::Rename { dir, .. } | Op::Unlink { dir, .. } => pending[*dir].push(op),
+            Op::Link { dir, .. }
+            | Op::Rename { dir, .. }
+            | Op::Exchange { dir, .. }
+            | Op::Unlink { dir, .. } => pending[*dir].push(op),
             Op::SyncDir(dir) => pending[*dir].drain(..).for_each(|op| op.apply(&mut durable)),
         }
     }

@@ -10,7 +10,7 @@ use crate::cases::{Case, Cast};
 use crate::support::{self, Finished, Server, Start, finish, program};
 
 /// The calls that open, change or lock a file; a question mark for those that not every machine has.
-pub(crate) const CALLS: &str = "?open,openat,?openat2,write,fsync,?rename,renameat,?renameat2,?unlink,\
+pub(crate) const CALLS: &str = "?open,openat,?openat2,write,fsync,?rename,renameat,?renameat2,?link,linkat,?unlink,\
                      unlinkat,?mkdir,mkdirat,flock,ftruncate";
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fault {

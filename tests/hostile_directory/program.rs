@@ -203,7 +203,7 @@ fn strange_names_do_no_harm() {
         assert_plain("check", &check.stdout);
         assert_eq!(check.code, Some(i32::from(!good)), "{check:?}");
         let json = jwks(dir.path(), &["status", "--json"]);
-        assert_plain("status --json", &json.stdout.replace("\u{202e}", ""));
+        assert_plain("status --json", &json.stdout);
         let json = json_of(dir.path(), &["status", "--json"]);
         assert_eq!(json["problems"].as_array().unwrap().len(), if good { 0 } else { names.len() });
         assert_eq!(json["keys"].as_array().unwrap().len(), kids.len());

@@ -64,6 +64,7 @@ enum Change {
     MakeKeys,
     Put { dir: usize, name: OsString, file: u64 },
     Move { dir: usize, from: OsString, to: OsString, file: u64 },
+    Exchange { dir: usize, one: (OsString, u64), other: (OsString, u64) },
     Remove { dir: usize, name: OsString },
 }
 
@@ -87,6 +88,12 @@ fn apply(change: &Change, entries: &mut [Option<Entries>; 2]) {
             if let Some(entries) = &mut entries[*dir] {
                 entries.retain(|name, there| name != from || there != file);
                 entries.insert(to.clone(), *file);
+            }
+        }
+        Change::Exchange { dir, one, other } => {
+            if let Some(entries) = &mut entries[*dir] {
+                entries.insert(one.0.clone(), other.1);
+                entries.insert(other.0.clone(), one.1);
             }
         }
         Change::Remove { dir, name } => {
@@ -150,9 +157,10 @@ impl Disk {
     fn forget_unnamed(&mut self) {
         let Self { entries, durable, pending, files, .. } = self;
         let is_pending = |number: &u64| {
-            pending.iter().flatten().any(|change| {
-                matches!(change, Change::Put { file, .. } | Change::Move { file, .. }
-                    if file == number)
+            pending.iter().flatten().any(|change| match change {
+                Change::Put { file, .. } | Change::Move { file, .. } => file == number,
+                Change::Exchange { one, other, .. } => one.1 == *number || other.1 == *number,
+                Change::MakeKeys | Change::Remove { .. } => false,
             })
         };
         let named: Vec<_> = entries
@@ -203,6 +211,27 @@ impl Disk {
         let file = self.find(dir, from).ok_or_else(missing)?;
         self.files.get_mut(&file).unwrap().changed = changed;
         self.change(dir, Change::Move { dir, from: from.to_owned(), to: to.to_owned(), file });
+        Ok(())
+    }
+
+    pub fn exchange(&mut self, dir: usize, one: &OsStr, other: &OsStr, at: i64) -> io::Result<()> {
+        let mut found = |name: &OsStr| {
+            let file = self.find(dir, name).ok_or_else(missing)?;
+            self.files.get_mut(&file).unwrap().changed = at;
+            Ok::<_, io::Error>((name.to_owned(), file))
+        };
+        let (one, other) = (found(one)?, found(other)?);
+        self.change(dir, Change::Exchange { dir, one, other });
+        Ok(())
+    }
+
+    pub fn link(&mut self, dir: usize, from: &OsStr, to: &OsStr, changed: i64) -> io::Result<()> {
+        let file = self.find(dir, from).ok_or_else(missing)?;
+        if self.find(dir, to).is_some() {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        self.files.get_mut(&file).unwrap().changed = changed;
+        self.change(dir, Change::Put { dir, name: to.to_owned(), file });
         Ok(())
     }
 

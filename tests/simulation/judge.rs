@@ -84,6 +84,8 @@ pub struct Judge {
     pub faulty_until: i64,
     /// When a person last deleted a record.
     pub deleted_at: i64,
+    /// Dropped keys whose directory was deleted with them.
+    pub carried: BTreeSet<KeyId>,
     /// People have left no good `private_key.pem`, and it is not known that the next one is durable.
     has_lost_key: bool,
     pub violation: Option<String>,
@@ -108,6 +110,7 @@ impl Judge {
             clock_set_at: i64::MIN / 2,
             faulty_until: i64::MIN / 2,
             deleted_at: i64::MIN / 2,
+            carried: BTreeSet::new(),
             has_lost_key: false,
             violation: None,
             only: "",
@@ -351,6 +354,7 @@ impl Judge {
                 && !files.contains(&Held::Key(*kid))
                 && undisturbed > retain
                 && !dropped.contains(kid)
+                && !self.carried.contains(kid)
             {
                 self.violate(format!("{kid} should have been removed"));
             }

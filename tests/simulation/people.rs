@@ -146,7 +146,7 @@ impl World {
         let person = self.state.lock().process(Who::People);
         let process = Process::of(self, person);
         let store = Store::on(Arc::new(process), paths(), KeyFormat::Sec1);
-        let key = SigningKey::generate(&mut store.chance()).unwrap();
+        let key = SigningKey::generate(&mut store.rng()).unwrap();
         self.state.lock().ends(person);
         let public = public_pem(key.jwk()).into_bytes();
         (key.jwk().kid(), key.to_pem(KeyFormat::Sec1).as_bytes().to_vec(), public)
@@ -330,7 +330,8 @@ impl State {
             }
             Deed::DeleteKeys if self.is_up() => {
                 self.judge.deleted_at = self.now;
-                self.people.dropped.clear();
+                // Nobody has taken them out: they are served as long as the server runs.
+                self.judge.carried.extend(std::mem::take(&mut self.people.dropped).into_values());
                 self.disk.delete_keys();
                 self.files_changed(Who::People);
             }

@@ -157,42 +157,18 @@ impl Os for Process {
         true
     }
 
-    fn try_lock(&self, path: &Path) -> Result<Option<Box<dyn HeldLock>>, LockError> {
-        let fail = |source| LockError::Open { path: path.to_owned(), source };
-        let who = self.world.state.lock().alive.get(&self.id).map(|alive| alive.who);
-        if who == Some(Who::Server) && path.ends_with(".lock") {
-            // After it has looked, and before it may change anything.
-            self.world.interrupt();
-        }
-        let mut state = self.operation(Kind::Reads).map_err(fail)?;
-        if !state.disk.is_there(KEYS) {
-            return Err(fail(io::ErrorKind::NotFound.into()));
-        }
-        let keys_made = state.disk.keys_made;
-        let is_held = state.locks.get(path).is_some_and(|(_, made)| *made == keys_made);
-        if is_held && state.scenario.breakage != Breakage::NoLock {
-            return Ok(None);
-        }
-        state.locks.insert(path.to_owned(), (self.id, keys_made));
-        Ok(Some(Box::new(Lock { process: self.clone(), path: path.to_owned(), keys_made })))
-    }
-
-    fn note(&self, path: &Path) -> Option<String> {
-        let state = self.world.state.lock();
-        state.locks.contains_key(path).then(|| state.note.clone())
-    }
-
     fn fill_random(&self, bytes: &mut [u8]) -> io::Result<()> {
         let mut state = self.operation(Kind::Reads)?;
         if bytes.len() == KEY_LEN {
-            state.fill_key(bytes)
+            state.fill_key(bytes);
         } else {
-            state.chance.fill(bytes)
+            state.chance.fill(bytes);
         }
         Ok(())
     }
 }
 
+#[derive(Debug)]
 struct OpenDir {
     process: Process,
     dir: usize,
@@ -208,8 +184,11 @@ impl Dir for OpenDir {
         Ok(names)
     }
 
-    fn mode(&self) -> io::Result<u32> {
-        Ok(0o40_700)
+    fn identity(&self) -> io::Result<Stamp> {
+        let state = self.process.operation(Kind::Reads)?;
+        let inode = if self.dir == KEYS { state.disk.keys_made } else { u64::MAX };
+        let (size, modified, changed) = (0, (0, 0), (0, 0));
+        Ok(Stamp { device: 0, inode, size, modified, changed, mode: 0o40_700, owner: 0 })
     }
 
     fn stat(&self, name: &OsStr) -> Result<Stamp, ReadError> {
@@ -228,7 +207,7 @@ impl Dir for OpenDir {
         Ok((Zeroizing::new(state.disk.content(file).to_vec()), stamp))
     }
 
-    fn create(&self, name: &OsStr, _: &Path) -> io::Result<Box<dyn NewFile>> {
+    fn create(&self, name: &OsStr) -> io::Result<Box<dyn NewFile>> {
         let dir = self.dir;
         let file =
             self.process.change(format_args!("create {}", name.display()), |state, wall| {
@@ -262,6 +241,23 @@ impl Dir for OpenDir {
         )
     }
 
+    fn exchange(&self, one: &OsStr, other: &OsStr) -> io::Result<()> {
+        let dir = self.dir;
+        if self.process.world.state.lock().scenario.breakage == Breakage::UnlinksFirst {
+            let unlinked = format_args!("unlink {}", other.display());
+            self.process.change(unlinked, |state, _| state.disk.unlink(dir, other)).ok();
+            return self.rename(one, other, Existing::Keep);
+        }
+        let exchanged = format_args!("exchange {} and {}", one.display(), other.display());
+        self.process.change(exchanged, |state, wall| state.disk.exchange(dir, one, other, wall))
+    }
+
+    fn link(&self, from: &OsStr, to: &OsStr) -> io::Result<()> {
+        let dir = self.dir;
+        let linked = format_args!("link {} to {}", from.display(), to.display());
+        self.process.change(linked, |state, wall| state.disk.link(dir, from, to, wall))
+    }
+
     fn unlink(&self, name: &OsStr) -> io::Result<()> {
         let dir = self.dir;
         self.process.change(format_args!("unlink {}", name.display()), |state, _| {
@@ -275,6 +271,34 @@ impl Dir for OpenDir {
             state.disk.sync_dir(dir);
             Ok(())
         })
+    }
+
+    fn try_lock(&self, name: &OsStr) -> Result<Option<Box<dyn HeldLock>>, LockError> {
+        let path = Path::new(NAMES[self.dir]).join(name);
+        let fail = |source| LockError::Open { path: path.clone(), source };
+        let who =
+            self.process.world.state.lock().alive.get(&self.process.id).map(|alive| alive.who);
+        if who == Some(Who::Server) && path.ends_with(".lock") {
+            // After it has looked, and before it may change anything.
+            self.process.world.interrupt();
+        }
+        let mut state = self.process.operation(Kind::Reads).map_err(fail)?;
+        if !state.disk.is_there(self.dir) {
+            return Err(fail(io::ErrorKind::NotFound.into()));
+        }
+        let keys_made = state.disk.keys_made;
+        let is_held = state.locks.get(&path).is_some_and(|(_, made)| *made == keys_made);
+        if is_held && state.scenario.breakage != Breakage::NoLock {
+            return Ok(None);
+        }
+        state.locks.insert(path.clone(), (self.process.id, keys_made));
+        Ok(Some(Box::new(Lock { process: self.process.clone(), path, keys_made })))
+    }
+
+    fn note(&self, name: &OsStr) -> Option<String> {
+        let path = Path::new(NAMES[self.dir]).join(name);
+        let state = self.process.world.state.lock();
+        state.locks.contains_key(&path).then(|| state.note.clone())
     }
 }
 
