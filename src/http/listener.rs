@@ -95,3 +95,29 @@ fn concerns_one_connection(error: &io::Error) -> bool {
             | io::ErrorKind::NetworkDown
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use rustix::io::Errno;
+
+    use super::*;
+
+    #[test]
+    fn a_failure_of_one_connection_is_told_from_one_of_the_listener() {
+        let concerns_one = |errno: Errno| {
+            concerns_one_connection(&io::Error::from_raw_os_error(errno.raw_os_error()))
+        };
+        for errno in [
+            Errno::CONNABORTED,
+            Errno::CONNRESET,
+            Errno::NETDOWN,
+            Errno::NETUNREACH,
+            Errno::HOSTUNREACH,
+        ] {
+            assert!(concerns_one(errno), "{errno}");
+        }
+        for errno in [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM, Errno::PERM] {
+            assert!(!concerns_one(errno), "{errno}");
+        }
+    }
+}

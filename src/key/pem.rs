@@ -139,3 +139,21 @@ const BEGIN: &[u8] = b"-----BEGIN ";
 const END: &[u8] = b"-----END ";
 const HYPHENS: &[u8] = b"-----";
 const SHOWN_LABEL_LEN: usize = 28;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_label_is_shown_if_it_is_no_longer_than_any_real_one() {
+        let longest = "NETSCAPE CERTIFICATE REQUEST";
+        assert_eq!(longest.len(), SHOWN_LABEL_LEN);
+        assert_eq!(shown(longest.as_bytes()), longest);
+        assert_eq!(shown(format!("{longest}S").as_bytes()), "...");
+        // 64 capitals: a line of base64.
+        assert_eq!(shown(&[b'A'; 64]), "...");
+        for other in ["EC PRIVATE kEY", "EC/PRIVATE KEY", "EC+KEY"] {
+            assert_eq!(shown(other.as_bytes()), "...", "{other}");
+        }
+    }
+}

@@ -44,12 +44,7 @@ impl SigningKey {
     {
         let secret = scrubbed(|| SecretKey::try_generate_from_rng(rng).map(Box::new))
             .map_err(|error| GenerateError::Random(Box::new(error)))?;
-        let key = scrubbed(|| Self::with_public_half(secret));
-        #[cfg(feature = "remembered-keys")]
-        let passes = remembered::passes(key.jwk.kid(), || key.verifies_itself());
-        #[cfg(not(feature = "remembered-keys"))]
-        let passes = key.verifies_itself();
-        if passes { Ok(key) } else { Err(GenerateError::SelfTest) }
+        scrubbed(|| Untested(Self::with_public_half(secret))).tested()
     }
 
     /// The key of this big-endian scalar, unless it is 0 or not below the order of the curve.
@@ -89,6 +84,20 @@ impl SigningKey {
     fn verifies_itself(&self) -> bool {
         const MESSAGE: &[u8] = b"jwks-server self-test";
         verify(&self.jwk, MESSAGE, &self.sign(MESSAGE))
+    }
+}
+
+/// A key that was just made. Nobody gets it before it has signed and verified once.
+struct Untested(SigningKey);
+
+impl Untested {
+    fn tested(self) -> Result<SigningKey, GenerateError> {
+        let Self(key) = self;
+        #[cfg(feature = "remembered-keys")]
+        let passes = remembered::passes(key.jwk.kid(), || key.verifies_itself());
+        #[cfg(not(feature = "remembered-keys"))]
+        let passes = key.verifies_itself();
+        if passes { Ok(key) } else { Err(GenerateError::SelfTest) }
     }
 }
 
@@ -198,6 +207,9 @@ mod tests {
         assert!(key.verifies_itself());
         key.jwk = SigningKey::from_scalar(&[8; COORDINATE_LEN]).unwrap().jwk;
         assert!(!key.verifies_itself());
+        assert!(matches!(Untested(key).tested(), Err(GenerateError::SelfTest)));
+        let key = SigningKey::from_scalar(&[7; COORDINATE_LEN]).unwrap();
+        assert!(Untested(key).tested().is_ok());
     }
 
     #[test]

@@ -2,14 +2,17 @@
 //! a restart must find what verifiers need.
 //!
 //! Every state of the disk that `model` allows is tried, none is drawn by chance. For a part of the
-//! cases, say which: `CRASHES_CASE=revoke cargo test --test crashes`. With `CRASHES_FINE=1` a file
-//! that was not synced is cut at every eighth byte, not only in the middle and near both ends.
+//! cases, say which: `CRASHES_CASE=revoke cargo test --test crashes`. With
+//! `JWKS_SERVER_TESTS=long` a file that was not synced is cut at every eighth byte, not only in the middle
+//! and near both ends.
 
 #![allow(clippy::unwrap_used, reason = "a failed step is a failed test")]
 #![allow(unreachable_pub, reason = "the modules of a test have no other users")]
 
 mod cases;
 mod disk;
+#[path = "../support/form.rs"]
+mod form;
 mod intruder;
 mod judge;
 mod model;

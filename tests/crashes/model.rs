@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 
 use crate::disk::{Entries, Image, KEYS, Op, ROOT};
+use crate::form::short_or_long;
 
 /// Calls `visit` with each state in which a power cut after these operations can leave the disk.
 pub fn crash(before: &Image, log: &[Op], visit: &mut impl FnMut(Image)) {
@@ -73,7 +74,7 @@ fn tear(
     let Some((file, rest)) = torn.split_first() else { return visit(files) };
     let whole = files[*file].0.clone();
     let len = whole.len();
-    let step = if std::env::var_os("CRASHES_FINE").is_some() { 8 } else { len.div_ceil(2).max(1) };
+    let step = short_or_long(len.div_ceil(2).max(1), 8);
     let left: BTreeSet<_> = (0..len)
         .step_by(step)
         .chain([1, len.saturating_sub(2), len])

@@ -105,6 +105,20 @@ impl Case {
         if let Some(expired) = &cast.expired {
             record(dir, expired, &format!("{retired}Remove-At: 2020-01-03T00:00:00Z\n"));
         }
+        // All has been served for 100 days, but for the retired key that is kept.
+        let (early, late, days) = ("2020-01-01T00:00:00Z", "2020-01-02T00:00:00Z", 8_640_000);
+        let counts = [
+            (Some(&cast.current), "current", late, days, 0),
+            (cast.next.as_ref(), "next", early, days, 0),
+            (Some(&cast.promised), "retired", late, 0, days),
+            (cast.expired.as_ref(), "retired", late, days, 0),
+        ];
+        let mut text = "jwks-server time served, version 1\n".to_owned();
+        for (key, state, since, served, promised) in counts {
+            let Some(key) = key else { continue };
+            text += &format!("{} {state} {since} {served} {promised}\n", key.kid());
+        }
+        fs::write(dir.join("keys/.served"), text).unwrap();
         let args = self.command.map(|command| command(&cast)).unwrap_or_default();
         let revoked = (args.first().map(String::as_str) == Some("revoke")).then(|| args[1].clone());
         Cast { revoked, ..cast }

@@ -14,7 +14,7 @@ use tempfile::TempDir;
 use crate::cases::{Case, Cast, chosen_cases};
 use crate::judge::judge;
 use crate::strace::{self, Fault, Point, Run};
-use crate::support::{self, eventually};
+use crate::support::{self, eventually, short_or_long};
 use crate::tally::Tally;
 
 /// What is left of the journal that was not written yet.
@@ -279,7 +279,7 @@ pub(crate) fn durable(disk: &Disk) -> Vec<(Point, String)> {
 /// Whether only the part is to run that takes a minute or two: the weakest of the mounts, and the
 /// journal lost.
 pub(crate) fn quick() -> bool {
-    std::env::var_os("POWERCUT_QUICK").is_some()
+    short_or_long(true, false)
 }
 
 pub(crate) fn weathers() -> Vec<(Cut, &'static str)> {

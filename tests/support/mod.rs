@@ -9,6 +9,7 @@
 #![allow(dead_code, unused_imports)]
 
 mod client;
+mod form;
 mod keys;
 mod observer;
 mod process;
@@ -17,6 +18,7 @@ mod program;
 use std::time::{Duration, Instant};
 
 pub(crate) use client::{Answer, Connection, KEY_SET, get};
+pub(crate) use form::short_or_long;
 pub(crate) use keys::{
     Key, Set, kid_in, kids_of, public_pem_of, read_current, record_of, records, token_verifies,
 };
