@@ -5,10 +5,12 @@ races.py PROGRAM TRIES PLACE: PLACE is a directory of root's on the file system 
 
 import ctypes
 import os
+import random
 import shutil
 import signal
 import subprocess
 import sys
+import time
 
 PROGRAM, TRIES, PLACE = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 USER = 4242
@@ -33,12 +35,15 @@ def attempt(deed, *arguments):
 
 
 def swap():
-    """keys/ becomes a link as soon as it is there, and then goes."""
+    """keys/ becomes a link as soon as it is there, and then goes. Some are let pass."""
     while True:
+        while not os.path.lexists(KEYS):
+            pass
+        if random.random() < 0.2:
+            time.sleep(0.02)
         attempt(os.rename, KEYS, AWAY)
         attempt(os.symlink, VICTIM, KEYS)
-        for _ in range(20):
-            pass
+        time.sleep(random.random() * 0.002)
         attempt(os.unlink, KEYS)
         shutil.rmtree(AWAY, ignore_errors=True)
 
@@ -46,6 +51,10 @@ def swap():
 def link():
     """The lock files are other names of a file that is precious to others."""
     while True:
+        if random.random() < 0.5:
+            time.sleep(0.03)
+            attempt(os.unlink, f"{KEYS}/.lock")
+            time.sleep(0.03)
         for name in (".lock", ".server"):
             attempt(os.unlink, f"{KEYS}/{name}")
             attempt(os.link, f"{VICTIM}/precious", f"{KEYS}/{name}")
@@ -106,11 +115,15 @@ def program(race, number):
 
 
 def stand_in(race, number):
-    """What root's command did when it stayed root: it opens by path what it has made or looked at."""
+    """What root's command did when it stayed root: it opens by path what it has made or looked at.
+
+    It is slower between the two than a program would be, since the attacker is.
+    """
     del number
     try:
         if race is swap:
             os.mkdir(KEYS, 0o700)
+            time.sleep(0.0005)
             handle = os.open(KEYS, os.O_RDONLY | os.O_DIRECTORY)
             os.fchown(handle, USER, USER)
             os.close(handle)
