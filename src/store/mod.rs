@@ -17,6 +17,7 @@ mod private;
 mod problem;
 mod read;
 mod record;
+mod remembered;
 mod scan;
 mod walk;
 
