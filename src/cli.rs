@@ -183,7 +183,9 @@ impl<E: std::error::Error + 'static> From<E> for Failure {
 
 /// Root does not act in another user's directory.
 fn become_owner(config: &Config) -> Result<(), Failure> {
-    let identity = identity::become_owner(config.paths.root(), &config.paths.keys_dir)?;
+    let paths = &config.paths;
+    let private = [&*paths.private_key, &paths.next_key()];
+    let identity = identity::become_owner(&private, &paths.keys_dir)?;
     if let Identity::StillRoot(owner) = identity {
         warn!(
             code = "still_root",

@@ -5,6 +5,7 @@
 //! takes the owner's user id and the directory's group for good, and with them no power that he has
 //! not himself. Nothing here knows what the directory is for.
 
+use std::ffi::OsString;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -106,7 +107,7 @@ pub enum Identity {
     StillRoot(Owner),
 }
 
-/// Lets a process of root's become the owner of `root`, the directory of the private keys, and of
+/// Lets a process of root's become the owner of the directory that holds the `private` keys, and of
 /// `keys`, for good: user id, group id, no other groups, no capabilities. Another user's process, and
 /// root's in a directory of root's, stay what they are.
 ///
@@ -116,17 +117,18 @@ pub enum Identity {
 ///
 /// If the directories belong to different users, or if the owner could not read what is there. Nothing
 /// is to be done then but to end.
-pub fn become_owner(root: &Path, keys: &Path) -> Result<Identity, IdentityError> {
+pub fn become_owner(private: &[&Path], keys: &Path) -> Result<Identity, IdentityError> {
     if !rustix::process::geteuid().is_root() {
         return Ok(Identity::Unchanged);
     }
+    let root = private.first().and_then(|file| file.parent()).map_or(Path::new("."), existing);
     let Some(place) = owner_of(root, keys)? else { return Ok(Identity::Unchanged) };
     if place.owner.uid == 0 {
         return Ok(Identity::Unchanged);
     }
     let identity = system::take(&place)?;
     if let Identity::Became(owner) = identity {
-        expect_within_reach(root, keys, owner)?;
+        expect_within_reach(root, private, keys, owner)?;
     }
     Ok(identity)
 }
@@ -169,32 +171,39 @@ fn is_read_only(path: &Path) -> bool {
 }
 
 /// Tries what the process will do all the time. The kernel decides, so that access lists count too.
-fn expect_within_reach(root: &Path, keys: &Path, owner: Owner) -> Result<(), IdentityError> {
-    for dir in [root, keys] {
-        let entries = match std::fs::read_dir(dir) {
-            Ok(entries) => entries,
-            Err(source) if source.kind() == io::ErrorKind::PermissionDenied => {
-                return Err(out_of_reach(dir, owner, source));
-            }
-            Err(_) => continue,
-        };
-        for entry in entries.flatten() {
-            let path = dir.join(entry.file_name());
-            let is_file = entry.file_type().is_ok_and(|kind| kind.is_file());
-            let name = entry.file_name();
-            let matters = name == ".lock"
-                || name == ".server"
-                || path.extension().is_some_and(|extension| extension == "pem");
-            if is_file
-                && matters
-                && let Err(source) = std::fs::File::open(&path)
-                && source.kind() == io::ErrorKind::PermissionDenied
-            {
-                return Err(out_of_reach(&path, owner, source));
-            }
+fn expect_within_reach(
+    root: &Path,
+    private: &[&Path],
+    keys: &Path,
+    owner: Owner,
+) -> Result<(), IdentityError> {
+    names(root, owner)?;
+    let in_keys = names(keys, owner)?.into_iter().map(|name| keys.join(name));
+    let in_keys = in_keys.filter(|path| {
+        let is_hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes()[0] == b'.');
+        is_hidden || path.extension().is_some_and(|extension| extension == "pem")
+    });
+    for path in private.iter().copied().map(Path::to_path_buf).chain(in_keys) {
+        // To open anything else may do something.
+        if path.is_file()
+            && let Err(cause) = std::fs::File::open(&path)
+            && cause.kind() == io::ErrorKind::PermissionDenied
+        {
+            return Err(out_of_reach(&path, owner, cause));
         }
     }
     Ok(())
+}
+
+/// The names in a directory; none, if there is none.
+fn names(dir: &Path, owner: Owner) -> Result<Vec<OsString>, IdentityError> {
+    match std::fs::read_dir(dir) {
+        Ok(entries) => Ok(entries.flatten().map(|entry| entry.file_name()).collect()),
+        Err(cause) if cause.kind() == io::ErrorKind::PermissionDenied => {
+            Err(out_of_reach(dir, owner, cause))
+        }
+        Err(_) => Ok(Vec::new()),
+    }
 }
 
 fn out_of_reach(path: &Path, owner: Owner, cause: io::Error) -> IdentityError {
@@ -211,6 +220,8 @@ fn out_of_reach(path: &Path, owner: Owner, cause: io::Error) -> IdentityError {
 
 #[cfg(target_os = "linux")]
 mod system {
+    use std::io::Read as _;
+
     use rustix::io::Errno;
     use rustix::process::{Gid, Uid};
     use rustix::thread::{
@@ -261,7 +272,13 @@ mod system {
     /// somebody else's there.
     fn is_unmapped(id: u32) -> bool {
         const OVERFLOW: u32 = 65_534;
-        let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+        let read = |path: &str| {
+            let mut text = String::new();
+            // What cannot be read, or is not as it always was, is no reason to guess.
+            let _ = std::fs::File::open(path)
+                .and_then(|file| file.take(1_024).read_to_string(&mut text));
+            text
+        };
         let overflow = read("/proc/sys/kernel/overflowuid").trim().parse().unwrap_or(OVERFLOW);
         let map = read("/proc/self/uid_map");
         id == overflow && map.split_whitespace().ne(["0", "0", "4294967295"])

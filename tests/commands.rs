@@ -382,9 +382,7 @@ fn a_revoked_current_key_is_replaced_by_one_that_was_never_served() {
     assert_eq!(lines[0], format!("revoked  {first}: out of the set, never to return"));
     assert_eq!(
         lines[1],
-        format!(
-            "current  {new}: made now, in private_key.pem; clients must sign with it from now on"
-        )
+        format!("current  {new}: in private_key.pem now; clients must sign with it from now on")
     );
     server.serves(&[&new, &next.kid()]);
     let mut report = observer.stop();

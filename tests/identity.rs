@@ -152,6 +152,10 @@ fn what_the_owner_cannot_read_is_found_before_and_its_remedy_works() {
     fs::write(&file, Key::new().sec1()).unwrap();
     fs::set_permissions(&file, Permissions::from_mode(0o600)).unwrap();
     let keys = inner.join("keys");
+    // What is none of the server's business stays root's.
+    let other = inner.join("other.pem");
+    fs::write(&other, "secret").unwrap();
+    fs::set_permissions(&other, Permissions::from_mode(0o600)).unwrap();
     let args = ["--key-file", file.to_str().unwrap(), "--keys-dir", keys.to_str().unwrap()];
     // The parent lets nobody through but root, and then the file lets nobody read it but root.
     for expected in [

@@ -63,7 +63,7 @@ pub fn revoke_on(
     if was_current {
         told += &match keeper.ring.current() {
             Some(current) => format!(
-                "current  {}: made now, in {}; clients must sign with it from now on\n",
+                "current  {}: in {} now; clients must sign with it from now on\n",
                 current.kid(),
                 keeper.store.paths().private_key.display()
             ),

@@ -33,8 +33,11 @@ fn intrude(case: &Case, name: &'static str, can_exchange: bool) -> Tally {
     for at in 0..undisturbed.log().len() {
         let intruder = Intruder { at, name, bytes: bytes.clone() };
         let disk = Disk::of(&case.before, 1).with(intruder, can_exchange);
-        // What a command makes of it is its own affair.
-        let _ = case.run(&disk, &After(0));
+        let done = case.run(&disk, &After(0));
+        // A revocation goes on with what is there now.
+        if let (Deed::Revoke(_), Err(error)) = (case.deed, done) {
+            tally.lost.push(format!("{}, {name} at {at}: {error}", case.name));
+        }
         let images = disk.images();
         // The first few are her own operations.
         for (killed_at, image) in images.into_iter().enumerate().skip(4) {
