@@ -138,6 +138,50 @@ fn hostile_files_in_keys_disturb_nobody() {
     }
 }
 
+/// Something in the place of `keys/`.
+type Place = fn(&Path);
+
+/// Exchanges two names, if there is something of each.
+fn exchange(one: &Path, other: &Path) -> Option<()> {
+    use rustix::fs::{CWD, RenameFlags, renameat_with};
+    renameat_with(CWD, one, CWD, other, RenameFlags::EXCHANGE).ok()
+}
+
+#[test]
+fn what_was_dropped_stays_served_when_its_directory_goes() {
+    let dir = dir();
+    let (keys, away) = (dir.path().join("keys"), dir.path().join("away"));
+    let (server, current) = started(dir.path());
+    let dropped = Key::new();
+    write(&keys.join("good.pem"), dropped.spki());
+    server.serves(&[&current, &dropped.kid()]);
+    let observer = Observer::of(&server);
+    let places: [(&str, Place); 3] = [
+        ("nothing", |_| {}),
+        ("a file", |keys| fs::write(keys, "").unwrap()),
+        ("a link that leads nowhere", |keys| std::os::unix::fs::symlink("gone", keys).unwrap()),
+    ];
+    for (what, put) in places {
+        // In one step, or the server would be quicker and make another.
+        put(&away);
+        if exchange(&keys, &away).is_none() {
+            fs::rename(&keys, &away).unwrap();
+        }
+        let is_told = || server.readiness().contains(r#""replaced_directory","file":"keys""#);
+        eventually(what, || is_told().then_some(()));
+        assert_eq!(server.kids(), [&*current, &dropped.kid()], "{what}");
+        // If there was nothing, the server makes a directory.
+        eventually("it is back", || exchange(&keys, &away));
+        eventually("it is not told any more", || (!is_told()).then_some(()));
+        assert_eq!(server.kids(), [&*current, &dropped.kid()], "{what}");
+        remove(&away);
+    }
+    observer.finish();
+    // From its own directory it goes.
+    fs::remove_file(keys.join("good.pem")).unwrap();
+    server.serves(&[&current]);
+}
+
 /// Names that a terminal, a log or a parser may choke on.
 fn strange_names() -> Vec<OsString> {
     let mut names: Vec<OsString> = [
