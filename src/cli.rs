@@ -1,9 +1,10 @@
 //! The command line: what is asked for, in which words the answer is given, and the exit code.
 
+mod serve;
+
 use std::fmt::Write as _;
 use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
-use std::time::Duration;
 
 use anstyle::{AnsiColor, Style};
 use clap::error::ErrorKind;
@@ -17,10 +18,9 @@ use crate::assertion::{ClientAssertion, DpopProof};
 use crate::clock::SystemClock;
 use crate::command::{self, KeyRow, Status};
 use crate::config::{Config, LogFormat, Options, Typed};
-use crate::http::KEY_SET_PATH;
 use crate::identity::{self, Identity};
 use crate::jwk::KeyId;
-use crate::{server, text};
+use crate::text;
 
 /// Publishes an OAuth client's public keys as a JSON Web Key Set, and rotates them without a gap.
 #[derive(Debug, Parser)]
@@ -112,20 +112,22 @@ impl Cli {
 /// Does what the arguments of this process ask for.
 pub fn main() -> ExitCode {
     let cli = Cli::from_environment();
-    log_to_stderr(cli.options.log_format, cli.command.as_ref());
     let config = match Config::new(&cli.options) {
         Ok(config) => config,
         Err(error) => Cli::command().error(ErrorKind::ValueValidation, error).exit(),
     };
     let clock = SystemClock::start();
+    let format = cli.options.log_format;
     // A server has its sockets to bind first.
-    let serves = matches!(cli.command, None | Some(Command::Serve));
-    if !serves && let Err(failure) = become_owner(&config) {
-        eprintln!("jwks-server: failed to {failure}");
-        return ExitCode::FAILURE;
+    if !matches!(cli.command, None | Some(Command::Serve)) {
+        // A command says what it did on standard output.
+        log_to(std::io::stderr, LevelFilter::OFF, format);
+        if let Err(failure) = become_owner(&config) {
+            return failure.tell();
+        }
     }
     let done = match cli.command {
-        None | Some(Command::Serve) => serve(&config, clock),
+        None | Some(Command::Serve) => return serve::serve(&config, clock, format),
         Some(Command::Rotate { now }) => {
             command::rotate(&config, &clock, now).map_err(Into::into).and_then(|told| print(&told))
         }
@@ -160,18 +162,22 @@ pub fn main() -> ExitCode {
                 .and_then(|token| print(&token))
         }
     };
-    done.unwrap_or_else(|failure| {
-        eprintln!("jwks-server: failed to {failure}");
-        ExitCode::FAILURE
-    })
+    done.unwrap_or_else(|failure| failure.tell())
 }
 
 /// An error with its causes, as one line.
 struct Failure(String);
 
-impl std::fmt::Display for Failure {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0)
+impl Failure {
+    /// What a person is told.
+    fn line(&self) -> String {
+        format!("jwks-server: failed to {}\n", self.0)
+    }
+
+    /// Tells it, and how that counts for whoever does not listen.
+    fn tell(&self) -> ExitCode {
+        let _ = std::io::stderr().write_all(self.line().as_bytes());
+        ExitCode::FAILURE
     }
 }
 
@@ -194,58 +200,6 @@ fn become_owner(config: &Config) -> Result<(), Failure> {
         );
     }
     Ok(())
-}
-
-fn serve(config: &Config, clock: SystemClock) -> Result<ExitCode, Failure> {
-    for warning in config.policy.warnings() {
-        warn!(code = "policy", "{warning}");
-    }
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(|error| Failure(format!("start the runtime: {error}")))?;
-    let served = runtime.block_on(async {
-        let listener = server::bind(config)
-            .map_err(|error| Failure(format!("listen on {}: {error}", address(config))))?;
-        // Before there is any other thread.
-        become_owner(config)?;
-        let port = listener.local_addr().map_or(config.port, |address| address.port());
-        let shutdown =
-            shutdown_signal().map_err(|error| Failure(format!("listen for signals: {error}")))?;
-        server::run(config, listener, clock, || announce(port), shutdown).await?;
-        Ok(ExitCode::SUCCESS)
-    });
-    // A look at a disk that hangs does not keep the process from ending.
-    runtime.shutdown_timeout(Duration::from_secs(1));
-    served
-}
-
-/// Where the set is to be found, for the person who configures the authorization server.
-fn announce(port: u16) {
-    let told = format!(
-        "JWKS:                          http://localhost:{port}{KEY_SET_PATH}\n\
-         JWKS for Keycloak in Docker:   http://host.docker.internal:{port}{KEY_SET_PATH}\n"
-    );
-    // A closed standard output is no reason to stop serving.
-    let _ = std::io::stdout().write_all(told.as_bytes());
-}
-
-fn address(config: &Config) -> String {
-    match config.bind {
-        Some(ip) => std::net::SocketAddr::new(ip, config.port).to_string(),
-        None => format!("port {}", config.port),
-    }
-}
-
-/// Ends when the process is asked to stop.
-fn shutdown_signal() -> std::io::Result<impl Future<Output = ()>> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    Ok(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-    })
 }
 
 fn print(told: &str) -> Result<ExitCode, Failure> {
@@ -348,17 +302,16 @@ fn style_of(state: &str) -> Style {
     }
 }
 
-/// The server logs from `info`; a command says what it did on standard output. `RUST_LOG` says
-/// otherwise for either.
-fn log_to_stderr(format: LogFormat, command: Option<&Command>) {
-    let default = match command {
-        None | Some(Command::Serve) => LevelFilter::INFO,
-        Some(_) => LevelFilter::OFF,
-    };
+/// Logs from `default` on by way of `writer`, unless `RUST_LOG` says otherwise.
+fn log_to<W: std::io::Write + 'static>(
+    writer: impl Fn() -> W + Send + Sync + 'static,
+    default: LevelFilter,
+    format: LogFormat,
+) {
     let filter = std::env::var("RUST_LOG").ok().and_then(|text| text.parse::<Targets>().ok());
     let filter = filter.unwrap_or_else(|| Targets::new().with_default(default));
     let registry = tracing_subscriber::registry().with(filter);
-    let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(false);
+    let layer = tracing_subscriber::fmt::layer().with_writer(writer).with_target(false);
     match format {
         LogFormat::Text => {
             registry.with(layer.with_ansi(std::io::stderr().is_terminal())).init();

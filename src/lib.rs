@@ -41,14 +41,15 @@
 //! | [`assertion`] | client assertions and DPoP proofs | files, clocks, random numbers |
 //! | [`lifecycle`] | what is known, how long it lasts, what is due | clocks, files, locks, tokio |
 //! | [`clock`] | the one place that reads a clock | |
-//! | [`watch`] | file events as pulses | what changed |
+//! | [`watch`] | file events as pulses, also of where links lead | what changed |
+//! | [`output`] | what the server says, without waiting for who reads it | what it means |
 //! | [`http`] | the accept loop, its limits, the answers by axum | the manager, the store, keys |
 //! | [`store`] | directory ⇄ ring; durable operations; locks | what should be done |
 //! | [`config`] | options, as typed and as checked | |
 //! | [`keeper`] | one action carried out, under the lock | when |
 //! | [`manager`] | `reconcile`: look, publish, act | tokio |
 //! | [`command`] | what a person does beside the server | terminals |
-//! | [`server`] | the serving process | the command line |
+//! | [`server`] | the serving process: its threads, the manager's task beside HTTP | the command line |
 //! | [`identity`] | root becomes the owner of the directory | what the directory is for |
 //! | [`cli`] | arguments, words, exit codes | |
 //!
@@ -68,14 +69,18 @@
 //! 7. Never without `private_key.pem`, and never a torn one, at any crash point.
 //! 8. One writer at a time: each change is made under the lock, on what was read under it. A second
 //!    server on the same directory only publishes, and takes over when the first ends.
-//! 9. A change on disk is served within 1 s with file events, and within 11 s without any.
-//! 10. Serving never waits on a disk, a clock, a lock or the manager. If the manager dies, so does
-//!     the process: by SIGABRT in a release build, otherwise with an error.
+//! 9. A change on disk is served within 1 s with file events, within 2 s on a file system that is known
+//!    to tell nothing of changes, and within 11 s where the system refuses events.
+//! 10. Serving never waits on a disk, a clock, a lock, the manager or whoever reads the log. If the
+//!     manager dies, so does the process: by SIGABRT in a release build, otherwise with an error.
 //! 11. Every connection is bounded: headers within 5 s, an answer taken within 10 s, also from the
 //!     kernel; memory, and the number of connections.
 //! 12. SIGTERM ends the process within 5 s; SIGKILL or a power cut is safe at any instant.
 //! 13. No private key that the server has not looked at is ever destroyed.
 //! 14. Root's process acts in another user's directory with that user's power alone.
+//! 15. What the system refuses after the start (a thread, a descriptor), or a disk that does not answer,
+//!     ends and stalls nothing that is served: it is reported and tried again. All threads are made at
+//!     the start, but for notify's where that was refused.
 //!
 //! # Absent on purpose
 //!
@@ -101,6 +106,7 @@ pub mod keeper;
 pub mod key;
 pub mod lifecycle;
 pub mod manager;
+pub mod output;
 pub mod server;
 pub mod snapshot;
 pub mod store;

@@ -13,6 +13,7 @@ const MAP: &[(&str, &[&str])] = &[
     ("error", &["text"]),
     ("identity", &[]),
     ("watch", &[]),
+    ("output", &[]),
     ("snapshot", &["jwk"]),
     ("key", &["jwk"]),
     ("assertion", &["jwk", "key"]),
@@ -36,6 +37,7 @@ const MAP: &[(&str, &[&str])] = &[
             "manager",
             "store",
             "text",
+            "watch",
         ],
     ),
     ("server", &["clock", "config", "health", "http", "manager", "snapshot", "store", "watch"]),
@@ -50,6 +52,7 @@ const MAP: &[(&str, &[&str])] = &[
             "http",
             "identity",
             "jwk",
+            "output",
             "server",
             "text",
         ],
@@ -59,7 +62,7 @@ const MAP: &[(&str, &[&str])] = &[
 /// Crates that a pure module must not name: it knows no runtime, no files and no sockets.
 const PURE: &[&str] = &["text", "jwk", "health", "key", "assertion", "lifecycle"];
 const IMPURE: &[&str] =
-    &["tokio::", "std::fs", "std::net", "rustix::", "inotify::", "hyper::", "axum::"];
+    &["tokio::", "std::fs", "std::net", "rustix::", "notify::", "hyper::", "axum::"];
 
 fn sources() -> BTreeMap<String, Vec<PathBuf>> {
     fn walk(dir: &Path, found: &mut Vec<PathBuf>) {

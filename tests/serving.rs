@@ -10,7 +10,6 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::thread::JoinHandle;
-use std::time::Duration;
 
 use jwks_server::clock::{Clock, Moment, SystemClock};
 use jwks_server::config::Config;
@@ -77,18 +76,13 @@ fn serve(dir: &Path) -> Serving {
     };
     let clock = reins.clone();
     let thread = std::thread::spawn(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let served = runtime.block_on(async {
-            let listener = server::bind(&config).unwrap();
-            let address = listener.local_addr().unwrap();
-            let shutdown = async {
-                let _ = stopped.await;
-            };
-            server::run(&config, listener, clock, || ready.send(address).unwrap(), shutdown).await
-        });
-        // As the program does.
-        runtime.shutdown_timeout(Duration::from_secs(1));
-        served
+        let listener = server::bind(&config).unwrap();
+        let address = listener.local_addr().unwrap();
+        let shutdown = async {
+            let _ = stopped.await;
+            Ok(())
+        };
+        server::run(&config, listener, clock, || ready.send(address).unwrap(), shutdown)
     });
     let address = is_ready.recv_timeout(PATIENCE).unwrap();
     Serving { address, reins, asked: was_asked, stop, thread }

@@ -15,6 +15,7 @@ use crate::lifecycle::{
     Action, Agenda, Record, Serving, State, Step, Time, ready_at, rfc3339, step, whole_second,
 };
 use crate::store::{Native, Problem};
+use crate::watch;
 
 /// The state of a key directory. Serialises to what `status --json` prints.
 #[derive(Debug, Serialize)]
@@ -97,6 +98,9 @@ pub fn status(config: &Config, clock: &impl Clock) -> Status {
         let reason = "cannot be written: what a server publishes it remembers only while it runs, and \
                       it rotates nothing";
         problems.push(Problem::of("read_only", &config.paths.keys_dir, reason));
+    }
+    if let Some(silence) = watch::silence([config.paths.root(), &config.paths.keys_dir]) {
+        problems.push(Problem { code: "no_file_events", file: None, reason: silence.to_string() });
     }
     Status {
         keys: rows(&keeper),

@@ -17,13 +17,13 @@ const BACKLOG: i32 = 1024;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Listens at `address`; all of IPv6 is all of IPv4 as well. [`Limits::write_timeout`] is set here
-/// already.
+/// already. The socket does not block, and needs no runtime yet.
 ///
 /// # Errors
 ///
 /// If the address cannot be had, for example because the port is in use.
 #[cfg_attr(not(target_os = "linux"), expect(unused_variables, reason = "the option is Linux's"))]
-pub fn listen(address: SocketAddr, limits: &Limits) -> io::Result<TcpListener> {
+pub fn listen(address: SocketAddr, limits: &Limits) -> io::Result<std::net::TcpListener> {
     let socket = Socket::new(
         Domain::for_address(address),
         Type::STREAM.nonblocking().cloexec(),
@@ -43,7 +43,7 @@ pub fn listen(address: SocketAddr, limits: &Limits) -> io::Result<TcpListener> {
     socket.set_tcp_user_timeout(Some(limits.write_timeout))?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
-    TcpListener::from_std(socket.into())
+    Ok(socket.into())
 }
 
 /// A listener whose failures neither end nor occupy the server.

@@ -60,6 +60,7 @@ pub(crate) async fn start(limits: Limits) -> Server {
     let shutdown = async move {
         let _ = stopped.await;
     };
+    let listener = tokio::net::TcpListener::from_std(listener).unwrap();
     let served = tokio::spawn(serve(listener, sets_reader, health_reader, limits, shutdown));
     Server { address, snapshot, sets, health, stop, served }
 }
