@@ -174,7 +174,8 @@ impl Clock for Stopped {
 fn sweep_of_the_manager(bencher: Bencher) {
     let dir = records(KEYS);
     let policy = Policy::new(PolicySettings::default()).unwrap();
-    let clock = |wall| Stopped(Moment { wall, elapsed: Duration::ZERO });
+    let clock =
+        |wall| Stopped(Moment { wall, elapsed: Duration::ZERO, with_sleep: Duration::ZERO });
     let started = clock(now());
     let (mut manager, _snapshot, _health) =
         Manager::start(store(&dir), policy, &started, Unread::Ignore).unwrap();
@@ -191,7 +192,8 @@ fn sweep_of_the_manager(bencher: Bencher) {
 fn file_renamed_in_and_away(bencher: Bencher) {
     let dir = dropped(KEYS);
     let policy = Policy::new(PolicySettings::default()).unwrap();
-    let clock = |wall| Stopped(Moment { wall, elapsed: Duration::ZERO });
+    let clock =
+        |wall| Stopped(Moment { wall, elapsed: Duration::ZERO, with_sleep: Duration::ZERO });
     let (mut manager, _snapshot, _health) =
         Manager::start(store(&dir), policy, &clock(now()), Unread::Ignore).unwrap();
     let later = clock(now() + SETTLED);

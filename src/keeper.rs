@@ -3,16 +3,16 @@
 
 use std::sync::Arc;
 
-use chrono::TimeDelta;
 use tracing::{debug, info, warn};
 
-use crate::clock::Clock;
+use crate::clock::{Clock, Moment};
+use crate::error::chain;
 use crate::jwk::{Jwk, KeyId};
 use crate::key::{GenerateError, SigningKey};
 use crate::lifecycle::{
-    Action, KeyRing, Policy, Record, Seen, Slot, State, Time, ready_at, rfc3339, settle,
+    Action, KeyRing, Policy, Record, Seen, Served, Slot, State, Time, rfc3339, settle,
 };
-use crate::store::{Existing, LockError, Locked, Problem, Store, WriteError};
+use crate::store::{Existing, LockError, Locked, Problem, ReadError, Store, WriteError};
 use crate::text::{plain, plain_path};
 
 /// The keys, where they lie, and the rules that they follow.
@@ -24,6 +24,10 @@ pub struct Keeper {
     pub ring: KeyRing,
     /// How long each state lasts.
     pub policy: Policy,
+    /// How long each key was served: by the file, and what this process adds.
+    pub served: Served,
+    /// Whether the counts were taken over from the file, or why they could not be.
+    resumed: Option<Result<(), ReadError>>,
     /// What the ring has taken in last.
     seen: Option<Arc<Seen>>,
     /// Whether the last look found something else than the one before.
@@ -65,29 +69,71 @@ const MAX_CHANGES: usize = 100_000;
 impl Keeper {
     /// A keeper that has not looked yet.
     pub fn new(store: Store, policy: Policy) -> Self {
-        Self { store, ring: KeyRing::default(), policy, seen: None, found_news: false }
+        Self {
+            store,
+            ring: KeyRing::default(),
+            policy,
+            served: Served::default(),
+            resumed: None,
+            seen: None,
+            found_news: false,
+        }
     }
 
     /// Forgets all that it knows: what others have removed meanwhile is not to be written again.
     pub fn start_over(&mut self) {
         (self.ring, self.seen) = (KeyRing::default(), None);
+        (self.served, self.resumed) = (Served::default(), None);
     }
 
     /// Reads the directory, and returns what is wrong with it.
-    pub fn look(&mut self, now: Time) -> Vec<Problem> {
-        let (seen, mut problems) = self.store.look(now);
+    pub fn look(&mut self, clock: &impl Clock) -> Vec<Problem> {
+        let (seen, mut problems) = self.store.look(clock.now().wall);
+        // Until now this was served as it was known before.
+        let Moment { elapsed, with_sleep, .. } = clock.now();
+        self.served.pass(elapsed, with_sleep, &self.policy);
         self.found_news = self.seen.as_ref().is_some_and(|last| *last != seen);
         // To take in the same once more would change nothing, whatever was decided meanwhile.
         if !self.seen.as_ref().is_some_and(|last| Arc::ptr_eq(last, &seen)) {
             for before in self.ring.observe(&*seen) {
-                if let Some(after) = self.ring.record(before.kid()) {
-                    report_change(Some(&before), after, false, &self.policy, now);
+                let kid = before.kid();
+                if let Some(after) = self.ring.record(kid) {
+                    report_change(Some(&before), after, self.is_announced(kid));
                 }
             }
             self.seen = Some(seen);
         }
+        self.count();
         self.report_contradictions(&mut problems);
         problems
+    }
+
+    /// Has the counts follow the ring. Those that were kept are taken over once, at the first look: what
+    /// is met later begins anew.
+    fn count(&mut self) {
+        if self.resumed.is_none() {
+            let kept = self.store.read_counts();
+            self.served.resume(
+                kept.as_ref().cloned().unwrap_or_default(),
+                &self.ring,
+                &self.policy,
+            );
+            self.resumed = Some(kept.map(drop));
+        }
+        self.served.follow(&self.ring, &self.policy);
+    }
+
+    /// Why the counts could not be taken over, which may pass.
+    pub fn uncounted(&self) -> Option<Problem> {
+        let error = self.resumed.as_ref()?.as_ref().err()?;
+        Some(Problem::of("unread_counts", self.store.counts_file(), error.to_string()))
+    }
+
+    /// Keeps the counts as they are.
+    pub fn keep_counts(&mut self, locked: &Locked) -> Result<(), WriteError> {
+        self.store.write_counts(self.served.counts(), locked)?;
+        self.served.note_kept();
+        Ok(())
     }
 
     /// Whether the last look found something else than the one before. The first one, and one after a
@@ -119,7 +165,7 @@ impl Keeper {
         match action {
             Action::Write(record) => {
                 let kid = record.kid();
-                self.remember(record, now);
+                self.remember(record);
                 self.save(kid, locked)?;
             }
             Action::Remove(kid) => {
@@ -185,7 +231,7 @@ impl Keeper {
     ) -> Result<Vec<Problem>, ChangeError> {
         for _ in 0..MAX_CHANGES {
             let now = clock.now().wall;
-            let problems = self.look(now);
+            let problems = self.look(clock);
             if !self.ring.is_complete() {
                 let path = self.store.paths().keys_dir.display().to_string();
                 return Err(ChangeError::Unlisted { path });
@@ -200,11 +246,11 @@ impl Keeper {
     }
 
     /// The same for a directory that cannot be written: the records are kept in memory.
-    pub fn settle_in_memory(&mut self, now: Time) -> Vec<Problem> {
+    pub fn settle_in_memory(&mut self, clock: &impl Clock) -> Vec<Problem> {
         loop {
-            let problems = self.look(now);
-            match settle(&self.ring, &self.policy, now) {
-                Some(Action::Write(record)) => self.remember(record, now),
+            let problems = self.look(clock);
+            match settle(&self.ring, &self.policy, clock.now().wall) {
+                Some(Action::Write(record)) => self.remember(record),
                 _ => return problems,
             }
         }
@@ -233,10 +279,10 @@ impl Keeper {
     /// Writes the record of `kid`, unless its file is there and could not be read: what it says may
     /// be newer, or a tombstone. A tombstone is the last word whatever the file says.
     fn save(&mut self, kid: KeyId, locked: &Locked) -> Result<(), ChangeError> {
-        if let Some(record) = self.ring.record(kid)
-            && (record.is_revoked() || !self.store.has_refused_file_of(record))
-        {
-            self.store.save(record, locked)?;
+        let Some(record) = self.ring.record(kid).cloned() else { return Ok(()) };
+        if record.is_revoked() || !self.store.has_refused_file_of(&record) {
+            self.begin_count(&record, locked)?;
+            self.store.save(&record, locked)?;
             self.ring.saved(kid);
             // What is the same as before this was written is no longer what the ring has taken in.
             self.seen = None;
@@ -244,25 +290,47 @@ impl Keeper {
         Ok(())
     }
 
+    /// Before a record says that its key has entered another state: nothing is left of what was counted
+    /// for it, in case the time that the record has for the new state was once that of another.
+    fn begin_count(&mut self, record: &Record, locked: &Locked) -> Result<(), WriteError> {
+        let kid = record.kid();
+        self.served.follow(&self.ring, &self.policy);
+        let entered = record.entered();
+        let before = self.ring.in_the_file(kid).and_then(Record::entered);
+        let is_promised =
+            self.served.counts().get(&kid).is_some_and(|count| !count.promised.is_zero());
+        if before == entered || !is_promised && self.served.kept(kid).is_none() {
+            return Ok(());
+        }
+        if self.uncounted().is_some() {
+            // What cannot be read may say more than is known here.
+            return Ok(());
+        }
+        match self.keep_counts(locked) {
+            // What the file says is of another time, and counts as nothing.
+            Err(error)
+                if self.served.kept(kid).is_none_or(|kept| Some(kept.entered) != entered) =>
+            {
+                warn!("failed to {}", chain(&error));
+                Ok(())
+            }
+            kept => kept,
+        }
+    }
+
     /// Takes `record` for the truth, whether or not it can be written.
-    pub fn remember(&mut self, record: Record, now: Time) {
+    pub fn remember(&mut self, record: Record) {
         let before = self.ring.record(record.kid());
         let is_first = self.ring.records().all(|known| known.kid() == record.kid());
-        report_change(before, &record, is_first, &self.policy, now);
+        let announced = is_first || self.is_announced(record.kid());
+        report_change(before, &record, announced);
         self.ring.remember(record);
     }
 
-    /// After the clock was set by so much, moves every time that was written down to where the clock
-    /// has it now, so that no duration becomes shorter.
-    pub fn follow_clock(&mut self, by: TimeDelta) {
-        warn!(seconds = by.num_seconds(), "the clock was set, and the times of the keys follow");
-        let live = self.ring.records().filter(|record| !record.is_revoked());
-        let shifted = live.map(|record| (record, record.shifted(by)));
-        let changed: Vec<_> =
-            shifted.filter(|(before, after)| *before != after).map(|(_, after)| after).collect();
-        for record in changed {
-            self.ring.remember(record);
-        }
+    /// Whether every verifier can know `kid`, which is about to sign.
+    fn is_announced(&self, kid: KeyId) -> bool {
+        let answered = self.served.answered_for(kid).unwrap_or_default();
+        self.served.of(kid).max(answered) >= self.policy.publish_lead()
     }
 
     /// The word for where `kid` is in its life; a key without a record is a dropped one, or one that
@@ -282,23 +350,23 @@ impl Keeper {
         self.ring.forget(kid);
     }
 
-    /// The keys that were let go of, where the record can be read: otherwise it may be another by now.
-    pub fn let_go_of(&self) -> impl Iterator<Item = KeyId> {
-        self.ring.let_go_of().filter(|kid| self.store.record_file(*kid).is_some())
+    /// The keys that were abandoned, where the record can be read: otherwise it may be another by now.
+    pub fn abandoned(&self) -> impl Iterator<Item = KeyId> {
+        self.ring.abandoned().filter(|kid| self.store.record_file(*kid).is_some())
     }
 
     /// Deletes their records.
-    pub fn delete_let_go(&mut self, locked: &Locked) -> Result<(), ChangeError> {
-        for kid in self.let_go_of() {
+    pub fn delete_abandoned(&mut self, locked: &Locked) -> Result<(), ChangeError> {
+        for kid in self.abandoned() {
             self.store.remove(kid, locked)?;
         }
         Ok(())
     }
 
     /// Forgets a key whose time is up although its file cannot be deleted.
-    pub fn let_go(&mut self, kid: KeyId) {
-        info!(%kid, "let go of a retired key, whose record cannot be deleted");
-        self.ring.let_go(kid);
+    pub fn abandon(&mut self, kid: KeyId) {
+        info!(%kid, "abandoned a retired key, whose record cannot be deleted");
+        self.ring.abandon(kid);
     }
 
     /// What is wrong with the files taken together, each of them being good.
@@ -335,18 +403,13 @@ impl Keeper {
     }
 }
 
-/// One line of the log for each change of a key's state.
-fn report_change(
-    before: Option<&Record>,
-    after: &Record,
-    is_first: bool,
-    policy: &Policy,
-    now: Time,
-) {
+/// One line of the log for each change of a key's state; `announced` says whether every verifier can know
+/// a key that begins to sign.
+fn report_change(before: Option<&Record>, after: &Record, announced: bool) {
     let kid = after.kid();
     let state = after.state.name();
+    let published_at = after.published_at.map(rfc3339);
     if before.is_some_and(|before| before.state == after.state) {
-        let published_at = after.published_at.map(rfc3339);
         return debug!(%kid, state, published_at, "recorded");
     }
     match &after.state {
@@ -354,22 +417,14 @@ fn report_change(
             info!(%kid, state, "its promotion is asked for");
         }
         State::Next { .. } => info!(%kid, state, "found a next key"),
-        State::Current { .. } => {
-            let published_at = after.published_at;
-            // Nobody can have cached a set before the first key of all.
-            if is_first || published_at.is_some_and(|at| ready_at(at, policy) <= now) {
-                info!(%kid, state, "activated");
-            } else {
-                // A key that a person put in place, or a rotation in haste.
-                warn!(
-                    %kid, state, published_at = published_at.map(rfc3339),
-                    "unannounced_activation: signs before it was published for the lead time"
-                );
-            }
-        }
-        State::Retired { remove_at, .. } => {
-            info!(%kid, state, remove_at = rfc3339(*remove_at), "retired");
-        }
+        // Nobody can have cached a set before the first key of all.
+        State::Current { .. } if announced => info!(%kid, state, "activated"),
+        // A key that a person put in place, or a rotation in haste.
+        State::Current { .. } => warn!(
+            %kid, state, published_at,
+            "unannounced_activation: signs before it was published for the lead time"
+        ),
+        State::Retired { .. } => info!(%kid, state, "retired"),
         State::Revoked { reason, .. } => {
             warn!(%kid, state, reason = %plain(reason), "revoked");
         }
@@ -379,6 +434,7 @@ fn report_change(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::SystemClock;
     use crate::jwk::Jwk;
     use crate::key::KeyFormat;
     use crate::lifecycle::PolicySettings;
@@ -391,12 +447,13 @@ mod tests {
         let paths = Paths { private_key: dir.path().join("private_key.pem"), keys_dir };
         let store = Store::new(paths.clone(), KeyFormat::Sec1);
         let mut keeper = Keeper::new(store, Policy::new(PolicySettings::default()).unwrap());
-        let now = chrono::DateTime::from_timestamp(1_795_000_000, 0).unwrap();
+        let clock = SystemClock::start();
         let locked = keeper.store.lock().unwrap();
-        let record = Record::staged(Jwk::from_coordinates([7; 32], [7; 32]), now, false);
-        keeper.look(now);
-        keeper.remember(record.clone(), now);
-        keeper.look(now);
+        let record =
+            Record::staged(Jwk::from_coordinates([7; 32], [7; 32]), SystemClock::wall(), false);
+        keeper.look(&clock);
+        keeper.remember(record.clone());
+        keeper.look(&clock);
         for _ in 0..2 {
             assert!(keeper.ring.is_unsaved(record.kid()));
             keeper.flush(&locked).unwrap();
@@ -404,7 +461,7 @@ mod tests {
             for file in std::fs::read_dir(&paths.keys_dir).unwrap() {
                 std::fs::remove_file(file.unwrap().path()).unwrap();
             }
-            keeper.look(now);
+            keeper.look(&clock);
         }
     }
 }

@@ -22,7 +22,7 @@ const MAP: &[(&str, &[&str])] = &[
     ("http", &["health", "snapshot"]),
     ("store", &["error", "jwk", "key", "lifecycle", "text"]),
     ("config", &["key", "lifecycle", "store"]),
-    ("keeper", &["clock", "jwk", "key", "lifecycle", "store", "text"]),
+    ("keeper", &["clock", "error", "jwk", "key", "lifecycle", "store", "text"]),
     ("manager", &["clock", "error", "health", "jwk", "keeper", "lifecycle", "snapshot", "store"]),
     (
         "command",

@@ -124,7 +124,7 @@ fn policy(store: &Store, server: Option<&RunningServer>, config: &Config) -> Pol
 
 /// Brings the directory into order under the lock, as a server would at its start.
 fn settle(keeper: &mut Keeper, clock: &impl Clock) -> Result<(Locked, Time), CommandError> {
-    let problems = keeper.look(clock.now().wall);
+    let problems = keeper.look(clock);
     if keeper.ring.current().is_none() && keeper.ring.records().next().is_none() {
         // Without a key there is nothing to bring into order, and nothing is left behind.
         let path = &keeper.store.paths().private_key;

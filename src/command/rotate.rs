@@ -10,15 +10,17 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::jwk::{Jwk, KeyId};
 use crate::keeper::Keeper;
-use crate::lifecycle::{Action, Record, Slot, State, Time, human, ready_at, rfc3339};
+use crate::lifecycle::{
+    Action, Record, Slot, State, Time, human, proven_after, rfc3339, whole_second,
+};
 use crate::store::{Native, Os};
 
-/// How long `rotate --now` waits for a running server to publish the key: one that has no file
+/// How long `rotate` waits for a running server to publish or to promote the key: one that has no file
 /// events looks every 10 s.
 const PATIENCE: Duration = Duration::from_secs(11);
 const POLL: Duration = Duration::from_millis(5);
 
-/// Promotes the next key if it is ready. Otherwise makes one if there is none, and asks for its
+/// Promotes the next key if it is ready; beside a running server, has that do it. Otherwise makes one if there is none, and asks for its
 /// promotion as soon as it is ready; or promotes it at once if `in_haste`. Returns what to tell the
 /// person.
 ///
@@ -61,7 +63,12 @@ pub fn rotate_on(
     let (locked, now) = match &server {
         Some(_) if in_haste => {
             drop(locked);
-            await_publication(&mut keeper, next.kid(), clock);
+            // A client that signs before that would make a verifier fetch a set without the key, and not
+            // fetch again for a while.
+            await_server(&mut keeper, clock, |keeper| {
+                let record = keeper.ring.record(next.kid());
+                record.is_some_and(|record| record.published_at.is_some())
+            });
             settle(&mut keeper, clock)?
         }
         _ => (locked, now),
@@ -71,10 +78,9 @@ pub fn rotate_on(
         return Ok("nothing done: another rotation came first\n".into());
     }
     let record = keeper.ring.record(next.kid()).cloned();
-    let ready = record.as_ref().and_then(|record| record.published_at);
-    let ready = ready.map(|published_at| ready_at(published_at, &keeper.policy));
-    if in_haste || ready.is_some_and(|ready_at| ready_at <= now) {
-        let announced = ready.is_some_and(|ready_at| ready_at <= now);
+    // By what servers have counted, and by no clock of this process.
+    let announced = keeper.served.lead_left(next.kid(), &keeper.policy).is_zero();
+    if in_haste || announced && server.is_none() {
         keeper.perform(Action::Promote(next.kid()), now, &locked)?;
         keeper.settle(clock, &locked)?;
         if usable_current(&keeper) != Some(next) {
@@ -91,7 +97,18 @@ pub fn rotate_on(
         keeper.perform(Action::Write(record.with(state)), now, &locked)?;
     }
     keeper.expect_written(next.kid())?;
-    Ok(waiting(&keeper, current.kid(), next.kid(), ready, server.is_some()))
+    if announced {
+        // The server does it, once it has answered for long enough without a break.
+        drop(locked);
+        await_server(&mut keeper, clock, |keeper| {
+            let state = |kid| keeper.ring.record(kid).map(|record| record.state.name());
+            state(next.kid()) == Some("current") && state(current.kid()) == Some("retired")
+        });
+        if keeper.ring.current() == Some(next) {
+            return Ok(promoted(&keeper, current.kid(), next.kid(), true, true));
+        }
+    }
+    Ok(waiting(&keeper, current.kid(), next.kid(), now, server.is_some()))
 }
 
 fn expect_readable_next(keeper: &Keeper) -> Result<(), CommandError> {
@@ -103,15 +120,12 @@ fn expect_readable_next(keeper: &Keeper) -> Result<(), CommandError> {
     }
 }
 
-/// Waits, [`PATIENCE`] at most, until the running server publishes the next key. A client that signs before
-/// that would make a verifier fetch a set without the key, and not fetch again for a while.
-fn await_publication(keeper: &mut Keeper, next: KeyId, clock: &impl Clock) {
+/// Waits, [`PATIENCE`] at most, until the running server has done something.
+fn await_server(keeper: &mut Keeper, clock: &impl Clock, is_done: impl Fn(&Keeper) -> bool) {
     let began = clock.now().elapsed;
-    loop {
-        let now = clock.now();
-        keeper.look(now.wall);
-        let published = keeper.ring.record(next).is_some_and(|next| next.published_at.is_some());
-        if published || now.elapsed > began + PATIENCE {
+    for _ in 0..PATIENCE.as_millis() / POLL.as_millis() {
+        keeper.look(clock);
+        if is_done(keeper) || clock.now().elapsed > began + PATIENCE {
             return;
         }
         // A command has no runtime and nothing else to do.
@@ -152,8 +166,10 @@ fn promoted(
 ) -> String {
     let file = keeper.store.paths().private_key.display();
     let mut told = format!("promoted {next}: {file} holds it, and clients sign with it now\n");
-    if let Some(remove_at) = keeper.ring.record(before).and_then(Record::remove_at) {
-        told += &format!("retired  {before}: stays published until {}\n", rfc3339(remove_at));
+    if keeper.ring.record(before).and_then(Record::retired_at).is_some() {
+        let left = keeper.served.retention_left(before, &keeper.policy);
+        told +=
+            &format!("retired  {before}: stays published for {}\n", human(&whole_seconds(left)));
     }
     if !announced {
         told += &format!(
@@ -168,18 +184,20 @@ fn promoted(
     told + no_server(server_runs)
 }
 
-fn waiting(
-    keeper: &Keeper,
-    current: KeyId,
-    next: KeyId,
-    ready: Option<Time>,
-    server_runs: bool,
-) -> String {
+fn waiting(keeper: &Keeper, current: KeyId, next: KeyId, now: Time, server_runs: bool) -> String {
     let lead = keeper.policy.publish_lead();
-    let when = match ready {
-        Some(ready_at) => format!("at {}", rfc3339(ready_at)),
-        None if server_runs => format!("{} from now", human(&lead)),
-        None => format!("{} after a server first publishes it", human(&lead)),
+    let left = keeper.served.lead_left(next, &keeper.policy);
+    let when = match (left < lead, server_runs) {
+        (false, true) => format!("{} from now", human(&lead)),
+        (false, false) => format!("{} after a server first publishes it", human(&lead)),
+        (true, true) if left.is_zero() => {
+            let wanted = human(&proven_after(&keeper.policy)).to_string();
+            format!("once it has answered for {wanted} without a break")
+        }
+        (true, true) => format!("at {}", rfc3339(whole_second(now + left))),
+        (true, false) => {
+            format!("once a server has published it for {} more", human(&whole_seconds(left)))
+        }
     };
     format!(
         "staged   {next}: in {}\n\
@@ -188,6 +206,11 @@ fn waiting(
          `rotate --now` would not wait.\n",
         keeper.store.paths().next_key().display()
     ) + no_server(server_runs)
+}
+
+/// `left` in whole seconds, rounded up.
+fn whole_seconds(left: Duration) -> Duration {
+    Duration::from_secs(left.as_secs() + u64::from(left.subsec_nanos() > 0))
 }
 
 fn no_server(server_runs: bool) -> &'static str {

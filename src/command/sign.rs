@@ -23,7 +23,7 @@ pub fn sign(
 ) -> Result<String, CommandError> {
     let (mut keeper, _) = open(Arc::new(Native), config)?;
     let now = clock.now().wall;
-    keeper.look(now);
+    keeper.look(clock);
     let path = || config.paths.private_key.display().to_string();
     let key = keeper
         .store

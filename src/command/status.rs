@@ -2,7 +2,6 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use serde::Serialize;
 
@@ -11,9 +10,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::jwk::{Jwk, KeyId};
 use crate::keeper::Keeper;
-use crate::lifecycle::{
-    Action, Agenda, Record, Serving, State, Step, Time, ready_at, rfc3339, step, whole_second,
-};
+use crate::lifecycle::{Action, Agenda, Record, State, Step, Time, rfc3339, step, whole_second};
 use crate::store::{Native, Problem};
 use crate::watch;
 
@@ -45,11 +42,11 @@ pub struct KeyRow {
     pub published_at: Option<Seconds>,
     /// When it began to sign.
     pub activated_at: Option<Seconds>,
-    /// When it may begin to sign.
+    /// When it may begin to sign, if it is served without a break.
     pub ready_at: Option<Seconds>,
     /// When it ceased to sign.
     pub retired_at: Option<Seconds>,
-    /// Until when it stays published.
+    /// Until when it stays published, if it is served without a break.
     pub remove_at: Option<Seconds>,
     /// The file that has it.
     #[serde(serialize_with = "lossy")]
@@ -92,7 +89,8 @@ fn lossy<S: serde::Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::E
 pub fn status(config: &Config, clock: &impl Clock) -> Status {
     let (mut keeper, server) = open_to_look(Arc::new(Native), config);
     let now = clock.now().wall;
-    let mut problems = keeper.look(now);
+    let mut problems = keeper.look(clock);
+    keeper.served.assume_answering();
     let is_writable = keeper.store.keys_are_writable();
     if !is_writable {
         let reason = "cannot be written: what a server publishes it remembers only while it runs, and \
@@ -103,21 +101,25 @@ pub fn status(config: &Config, clock: &impl Clock) -> Status {
         problems.push(Problem { code: "no_file_events", file: None, reason: silence.to_string() });
     }
     Status {
-        keys: rows(&keeper),
-        next_action: server.as_ref().and_then(|server| next_action(&keeper, server, now)),
+        keys: rows(&keeper, now),
+        next_action: server.as_ref().and_then(|_| next_action(&keeper, now)),
         problems,
         server,
         is_writable,
     }
 }
 
-fn rows(keeper: &Keeper) -> Vec<KeyRow> {
+fn rows(keeper: &Keeper, now: Time) -> Vec<KeyRow> {
     let served = keeper.ring.served();
     let revoked = keeper.ring.records().filter(|record| record.is_revoked());
-    served.into_iter().chain(revoked.map(|record| record.key)).map(|key| row(keeper, key)).collect()
+    served
+        .into_iter()
+        .chain(revoked.map(|record| record.key))
+        .map(|key| row(keeper, key, now))
+        .collect()
 }
 
-fn row(keeper: &Keeper, key: Jwk) -> KeyRow {
+fn row(keeper: &Keeper, key: Jwk, now: Time) -> KeyRow {
     let kid = key.kid();
     let paths = keeper.store.paths();
     let record = keeper.ring.record(kid);
@@ -140,18 +142,25 @@ fn row(keeper: &Keeper, key: Jwk) -> KeyRow {
     } else {
         record_file().or_else(dropped_file)
     };
-    let published_at = record.and_then(|record| record.published_at);
-    let ready = matches!(record.map(|record| &record.state), Some(State::Next { .. }))
-        .then(|| published_at.map(|at| ready_at(at, &keeper.policy)))
-        .flatten();
+    // As far as can be told: if it is served without a break.
+    let (mut ready_at, mut remove_at) = (None, None);
+    match record.map(|record| &record.state) {
+        Some(State::Next { .. }) => {
+            ready_at = Some(now + keeper.served.lead_left(kid, &keeper.policy));
+        }
+        Some(State::Retired { .. }) => {
+            remove_at = Some(now + keeper.served.retention_left(kid, &keeper.policy));
+        }
+        _ => {}
+    }
     KeyRow {
         kid,
         state,
-        published_at: published_at.map(Seconds),
+        published_at: record.and_then(|record| record.published_at).map(Seconds),
         activated_at: record.and_then(activated_at).map(Seconds),
-        ready_at: ready.map(Seconds),
+        ready_at: ready_at.map(Seconds),
         retired_at: record.and_then(Record::retired_at).map(Seconds),
-        remove_at: record.and_then(Record::remove_at).map(Seconds),
+        remove_at: remove_at.map(Seconds),
         file: file.unwrap_or_else(|| paths.keys_dir.clone()),
     }
 }
@@ -165,18 +174,9 @@ fn activated_at(record: &Record) -> Option<Time> {
 }
 
 /// What the lifecycle would have the running server do next.
-fn next_action(keeper: &Keeper, server: &RunningServer, now: Time) -> Option<NextAction> {
-    let started_at = server.note.as_ref().map_or(now, |note| note.started_at);
-    let up_for = |since: Time| (since - started_at).to_std().unwrap_or(Duration::ZERO);
-    let mut serving = Serving::default();
-    serving.elapsed = up_for(now);
-    (serving.may_record, serving.may_rotate) = (true, keeper.store.root_is_writable());
-    for record in keeper.ring.records() {
-        if let Some(published_at) = record.published_at {
-            serving.note_since(record.kid(), up_for(published_at), false);
-        }
-    }
-    let due = match step(&keeper.ring, &keeper.policy, now, &serving) {
+fn next_action(keeper: &Keeper, now: Time) -> Option<NextAction> {
+    let may_rotate = keeper.store.root_is_writable();
+    let due = match step(&keeper.ring, &keeper.policy, now, &keeper.served, may_rotate) {
         Step::Act(action) => Agenda { at: now, action },
         Step::Wait(due) => due,
         Step::Idle => return None,

@@ -1,22 +1,24 @@
 //! What is remembered of one published key: [`Record`] and its [`State`].
 
-use chrono::TimeDelta;
+use std::collections::BTreeMap;
 
 use super::{Policy, Time};
 use crate::jwk::{Jwk, KeyId};
 
 /// What is remembered of one published key. Times are whole seconds, never earlier than the moment
-/// they stand for, so that a duration counted from one is never too short.
+/// they stand for; how long a state has lasted is not counted from them, but by [`Served`](super::Served).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Record {
     /// The public half.
     pub key: Jwk,
     /// When the record was first made; part of its file name.
     pub created_at: Time,
-    /// When the serving process first had it in its set. `None`: published to nobody yet.
+    /// When a serving process first had it in its set, for people. `None`: published to nobody yet.
     pub published_at: Option<Time>,
     /// Where the key is in its life.
     pub state: State,
+    /// What another version has written beside that, by name: kept, and ignored.
+    pub others: BTreeMap<String, String>,
 }
 
 /// Where a key is in its life; each state holds only what is legal in it.
@@ -38,7 +40,8 @@ pub enum State {
         activated_at: Option<Time>,
         /// When it was first seen not to be the signing key any more.
         retired_at: Time,
-        /// Published at least until then. Only ever moves later.
+        /// When it will have been retained by the clock that wrote this, for people and for earlier
+        /// versions. What decides is for how long it was served.
         remove_at: Time,
     },
     /// Must not verify; the record is a tombstone.
@@ -53,7 +56,8 @@ pub enum State {
 impl Record {
     /// A record for a key that has none yet.
     pub fn new(key: Jwk, now: Time, state: State) -> Self {
-        Self { key, created_at: whole_second(now), published_at: None, state }
+        let created_at = whole_second(now);
+        Self { key, created_at, published_at: None, state, others: BTreeMap::new() }
     }
 
     /// A record for a key that is to be the next one.
@@ -88,42 +92,10 @@ impl Record {
         self.with(State::Retired { activated_at: self.activated_at(), retired_at, remove_at })
     }
 
-    /// The same key, published until `keep_until` at least if it is retired.
-    #[must_use]
-    pub fn kept_until(&self, keep_until: Time) -> Self {
-        let mut kept = self.clone();
-        if let State::Retired { remove_at, .. } = &mut kept.state {
-            *remove_at = (*remove_at).max(whole_second(keep_until));
-        }
-        kept
-    }
-
     /// The same key, never to be published again.
     #[must_use]
     pub fn revoked(&self, now: Time, reason: &str) -> Self {
         self.with(State::Revoked { revoked_at: whole_second(now), reason: reason.to_owned() })
-    }
-
-    /// The same key where the clock that its times were read from is off by so much. What a file's
-    /// name says, and when a key was revoked, stays.
-    #[must_use]
-    pub fn shifted(&self, by: TimeDelta) -> Self {
-        let shift = |time: Time| time.checked_add_signed(by).map_or(time, whole_second);
-        let state = match &self.state {
-            State::Next { promotion_requested_at: at } => {
-                State::Next { promotion_requested_at: at.map(shift) }
-            }
-            State::Current { activated_at } => {
-                State::Current { activated_at: shift(*activated_at) }
-            }
-            State::Retired { activated_at, retired_at, remove_at } => State::Retired {
-                activated_at: activated_at.map(shift),
-                retired_at: shift(*retired_at),
-                remove_at: shift(*remove_at),
-            },
-            revoked @ State::Revoked { .. } => revoked.clone(),
-        };
-        Self { published_at: self.published_at.map(shift), ..self.with(state) }
     }
 
     /// Whether the key must not verify.
@@ -147,7 +119,7 @@ impl Record {
         }
     }
 
-    /// Until when the key stays published at least, if it is retired.
+    /// Until when its record says that the key stays published, if it is retired.
     pub fn remove_at(&self) -> Option<Time> {
         match self.state {
             State::Retired { remove_at, .. } => Some(remove_at),
@@ -155,17 +127,14 @@ impl Record {
         }
     }
 
-    /// What becomes of this record when the directory says `found`: that, unless a promise would be
-    /// broken. A revoked key stays revoked, a removal only ever moves later, and a publication that
-    /// happened is not forgotten.
+    /// What becomes of this record when the directory says `found`: that, but a revoked key stays
+    /// revoked, and a publication that happened is not forgotten.
     #[must_use]
     pub fn keeping_promises_of(&self, found: &Self) -> Self {
         if self.is_revoked() && !found.is_revoked() {
             return self.clone();
         }
-        let mut kept = found.kept_until(self.remove_at().unwrap_or(Time::MIN_UTC));
-        kept.published_at = found.published_at.or(self.published_at);
-        kept
+        Self { published_at: found.published_at.or(self.published_at), ..found.clone() }
     }
 
     /// The same key in another state.
@@ -197,6 +166,8 @@ pub fn whole_second(time: Time) -> Time {
 
 #[cfg(test)]
 mod tests {
+    use chrono::TimeDelta;
+
     use super::*;
 
     #[test]
@@ -212,23 +183,5 @@ mod tests {
         assert_eq!(leap_second, read("2017-01-01T00:00:00Z"));
         assert_eq!(whole_second(read("3000-01-01T00:00:00.1Z")), read("3000-01-01T00:00:01Z"));
         assert_eq!(whole_second(Time::MAX_UTC), Time::MAX_UTC);
-    }
-
-    #[test]
-    fn a_clock_that_was_set_shortens_nothing() {
-        let at = |secs| chrono::DateTime::from_timestamp(1_795_000_000 + secs, 0).unwrap();
-        let key = Jwk::from_coordinates([1; 32], [1; 32]);
-        let state =
-            State::Retired { activated_at: Some(at(100)), retired_at: at(200), remove_at: at(300) };
-        let record = Record::new(key, at(0), state).published(at(50));
-        for (by, keep_until, remove_at) in [(1_000, 0, 1_300), (-100, 0, 200), (-100, 250, 250)] {
-            let shifted = record.shifted(TimeDelta::seconds(by)).kept_until(at(keep_until));
-            assert_eq!(shifted.created_at, at(0), "the name of its file stays");
-            assert_eq!(shifted.published_at, Some(at(50 + by)));
-            assert_eq!(shifted.retired_at(), Some(at(200 + by)));
-            assert_eq!(shifted.remove_at(), Some(at(remove_at)));
-        }
-        let tombstone = record.revoked(at(250), "");
-        assert_eq!(tombstone.shifted(TimeDelta::days(1)).kept_until(at(0)).state, tombstone.state);
     }
 }

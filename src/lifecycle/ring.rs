@@ -8,6 +8,7 @@ use std::borrow::Borrow;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
+use std::time::Duration;
 
 use super::{Record, State};
 use crate::jwk::{Jwk, KeyId};
@@ -85,7 +86,9 @@ pub struct KeyRing {
     unsaved: BTreeMap<KeyId, Option<Record>>,
     /// Records of keys whose time is up, where they cannot be deleted: as long as they do not change,
     /// they count as gone.
-    let_go: BTreeMap<KeyId, Record>,
+    abandoned: BTreeMap<KeyId, Record>,
+    /// Keys whose records could not be deleted, and when that was tried last.
+    undeletable: BTreeMap<KeyId, Duration>,
     /// Keys whose records are there and could not be read, for want of a descriptor or by a sick
     /// disk: what they say is not known.
     unread_records: BTreeSet<KeyId>,
@@ -99,7 +102,7 @@ impl KeyRing {
     /// has changed, as they were before.
     ///
     /// To take in the same again changes nothing, and neither does it after a decision that was not
-    /// written: [`KeyRing::remember`], [`KeyRing::let_go`], or [`KeyRing::forget`] of what is gone.
+    /// written: [`KeyRing::remember`], [`KeyRing::abandon`], or [`KeyRing::forget`] of what is gone.
     pub fn observe(&mut self, seen: impl Borrow<Seen>) -> Vec<Record> {
         let seen = seen.borrow();
         let held_before = [self.last_held, self.last_next];
@@ -116,17 +119,18 @@ impl KeyRing {
             for kid in self.records.keys().filter(|kid| !there(kid)) {
                 self.unsaved.insert(*kid, None);
             }
-            self.let_go.retain(|kid, _| there(kid));
+            self.abandoned.retain(|kid, _| there(kid));
         }
         let mut changed = Vec::new();
         for (kid, record) in &seen.records {
-            if self.let_go.get(kid) != Some(record) {
-                self.let_go.remove(kid);
+            if self.abandoned.get(kid) != Some(record) {
+                self.abandoned.remove(kid);
                 changed.extend(self.observe_record(*kid, record));
             }
         }
         let held = [self.last_held, self.last_next];
         self.replaced.extend(held_before.into_iter().flatten().map(|key| (key.kid(), key)));
+        self.undeletable.retain(|kid, _| self.records.contains_key(kid));
         self.replaced
             .retain(|kid, key| !held.contains(&Some(*key)) && !self.records.contains_key(kid));
         self.unread_records.clone_from(&seen.unread_records);
@@ -177,9 +181,9 @@ impl KeyRing {
         let kid = record.kid();
         self.replaced.remove(&kid);
         // The file of a key that was let go of is still there, and is the one to replace.
-        let let_go = self.let_go.remove(&kid);
-        record.created_at = let_go.as_ref().map_or(record.created_at, |file| file.created_at);
-        let before = self.records.insert(kid, record).or(let_go);
+        let file = self.abandoned.remove(&kid);
+        record.created_at = file.as_ref().map_or(record.created_at, |file| file.created_at);
+        let before = self.records.insert(kid, record).or(file);
         self.unsaved.entry(kid).or_insert(before);
     }
 
@@ -199,16 +203,24 @@ impl KeyRing {
         self.unsaved.get(&kid) == Some(&None)
     }
 
+    /// The record of `kid` as the directory has it, as far as that is known.
+    pub fn in_the_file(&self, kid: KeyId) -> Option<&Record> {
+        match self.unsaved.get(&kid) {
+            Some(before) => before.as_ref(),
+            None => self.records.get(&kid),
+        }
+    }
+
     /// Forgets a key whose time is up although its file stays, since it cannot be deleted.
-    pub fn let_go(&mut self, kid: KeyId) {
+    pub fn abandon(&mut self, kid: KeyId) {
         let Some(record) = self.records.remove(&kid) else { return };
         let in_the_file = self.unsaved.remove(&kid).unwrap_or(Some(record));
-        self.let_go.extend(in_the_file.map(|record| (kid, record)));
+        self.abandoned.extend(in_the_file.map(|record| (kid, record)));
     }
 
     /// The keys that were let go of and are still there.
-    pub fn let_go_of(&self) -> impl Iterator<Item = KeyId> {
-        self.let_go.keys().copied()
+    pub fn abandoned(&self) -> impl Iterator<Item = KeyId> {
+        self.abandoned.keys().copied()
     }
 
     /// Forgets the record of `kid`, after its file was removed.
@@ -225,6 +237,16 @@ impl KeyRing {
     /// The records that the directory does not have as they are here.
     pub fn unsaved(&self) -> impl Iterator<Item = &Record> {
         self.unsaved.keys().filter_map(|kid| self.records.get(kid))
+    }
+
+    /// At that time, by a monotonic clock, the record of `kid` could not be deleted.
+    pub fn note_undeletable(&mut self, kid: KeyId, at: Duration) {
+        self.undeletable.insert(kid, at);
+    }
+
+    /// When it was last tried in vain to delete the record of `kid`.
+    pub fn undeletable_since(&self, kid: KeyId) -> Option<Duration> {
+        self.undeletable.get(&kid).copied()
     }
 
     /// What `private_key.pem` holds.

@@ -5,8 +5,11 @@
 
 use std::time::Duration;
 
-use super::{KeyRing, Policy, Record, Serving, Slot, State, Time, whole_second};
-use crate::jwk::{Jwk, KeyId};
+use super::{KeyRing, Policy, Record, Served, Slot, State, Time, whole_second};
+use crate::jwk::KeyId;
+
+/// A rotation that is late by less is nobody's trouble.
+const OVERDUE: Duration = Duration::from_secs(3_600);
 
 /// One change to the directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,12 +50,13 @@ pub struct Agenda {
     pub action: Action,
 }
 
-/// What a serving process has to do at `now`.
+/// What a serving process has to do at `now`. Keys are made and moved only if it `may_rotate`.
 ///
 /// Asked again at the same `now` with the action done, it never returns the same action. A time in
-/// [`Step::Wait`] lies after `now`.
-pub fn step(ring: &KeyRing, policy: &Policy, now: Time, serving: &Serving) -> Step {
-    let earliest = [rotation(ring, policy, now, serving), removal(ring, policy, now, serving)]
+/// [`Step::Wait`] lies after `now`; what is left to be counted is taken to be served without a break.
+pub fn step(ring: &KeyRing, policy: &Policy, now: Time, served: &Served, may_rotate: bool) -> Step {
+    let rotation = rotation(ring, policy, now, served).filter(|_| may_rotate);
+    let earliest = [rotation, removal(ring, policy, now, served)]
         .into_iter()
         .flatten()
         // Of two that are due the rotation comes first: a key that cannot be removed must not keep
@@ -63,9 +67,8 @@ pub fn step(ring: &KeyRing, policy: &Policy, now: Time, serving: &Serving) -> St
         later => (None, later),
     };
     let action = settle(ring, policy, now)
-        .map(|action| with_publication(action, now, serving))
-        .or_else(|| publication(ring, now, serving))
-        .or_else(|| prolongation(ring, policy, now, serving))
+        .map(|action| with_publication(action, now, served))
+        .or_else(|| publication(ring, now, served))
         .or(due);
     match (action, later) {
         (Some(action), _) => Step::Act(action),
@@ -74,9 +77,21 @@ pub fn step(ring: &KeyRing, policy: &Policy, now: Time, serving: &Serving) -> St
     }
 }
 
+/// Since when a rotation is overdue that waits for nothing but that this process has answered for a while,
+/// as the ones before it did not: they lived too short.
+pub fn starved_since(ring: &KeyRing, policy: &Policy, now: Time, served: &Served) -> Option<Time> {
+    let current = ring.record(ring.current()?.kid())?;
+    let next = ring.record(ring.next_key().key()?.kid())?;
+    let State::Next { promotion_requested_at } = next.state else { return None };
+    let by_schedule = || Some(current.activated_at()? + policy.rotate_every()?);
+    let wanted_at = promotion_requested_at.or_else(by_schedule)?;
+    let is_overdue = wanted_at + OVERDUE <= now && served.was_full(next.kid(), policy);
+    (is_overdue && !served.unproven_for(policy).is_zero()).then_some(wanted_at)
+}
+
 /// What a start has to do first, if `private_key.pem` is missing: promote the key that waits, or make
 /// one. While the server runs, a missing file is for a person to explain.
-pub fn opening(ring: &KeyRing) -> Option<Action> {
+pub fn bootstrap(ring: &KeyRing) -> Option<Action> {
     if *ring.private_key() != Slot::Missing {
         return None;
     }
@@ -95,11 +110,6 @@ pub fn settle(ring: &KeyRing, policy: &Policy, now: Time) -> Option<Action> {
     follow_private_key(ring, policy, now)
         .or_else(|| follow_next_key(ring, policy, now))
         .or_else(|| follow_replaced(ring, policy, now))
-}
-
-/// When a key that is `published_at` may sign.
-pub fn ready_at(published_at: Time, policy: &Policy) -> Time {
-    published_at + policy.publish_lead()
 }
 
 fn follow_private_key(ring: &KeyRing, policy: &Policy, now: Time) -> Option<Action> {
@@ -169,81 +179,47 @@ fn follow_replaced(ring: &KeyRing, policy: &Policy, now: Time) -> Option<Action>
 }
 
 /// Notes the first time that a key is served.
-fn publication(ring: &KeyRing, now: Time, serving: &Serving) -> Option<Action> {
+fn publication(ring: &KeyRing, now: Time, served: &Served) -> Option<Action> {
     ring.records()
         .find(|record| {
             record.published_at.is_none()
                 && !record.is_revoked()
-                && serving.served_for(record.kid()).is_some()
+                && served.answered_for(record.kid()).is_some()
         })
-        .map(|record| with_publication(Action::Write(record.clone()), now, serving))
+        .map(|record| with_publication(Action::Write(record.clone()), now, served))
 }
 
 /// `action` where, if it writes the record of a key that is served, that says since when. A key that was
 /// dropped in before has been published for as long already.
-fn with_publication(action: Action, now: Time, serving: &Serving) -> Action {
+fn with_publication(action: Action, now: Time, served: &Served) -> Action {
     match action {
-        Action::Write(record) => Action::Write(match serving.served_for(record.kid()) {
-            Some(served_for) => record.published(now - served_for),
+        Action::Write(record) => Action::Write(match served.answered_for(record.kid()) {
+            Some(answered_for) => record.published(now - answered_for),
             None => record,
         }),
         action => action,
     }
 }
 
-/// The record of a retired key that says an earlier end than this process will keep to. Another process
-/// will know nothing else.
-fn prolongation(ring: &KeyRing, policy: &Policy, now: Time, serving: &Serving) -> Option<Action> {
-    if !serving.may_record {
-        return None;
-    }
-    serving.retired().find_map(|kid| {
-        let record = ring.record(kid).filter(|_| !ring.is_unread(kid))?;
-        let until = kept_until(record, policy, now, serving)?;
-        let is_short = until > now && record.remove_at()? < until;
-        is_short.then(|| Action::Write(record.kept_until(until)))
-    })
-}
-
-/// The first retired key whose time is up. One whose record cannot be read may have another by now, and
-/// what cannot be found cannot be removed.
-fn removal(ring: &KeyRing, policy: &Policy, now: Time, serving: &Serving) -> Option<Agenda> {
-    let current = ring.current()?;
-    let (until, retired) = ring
+/// The first retired key that has been served for as long as it was promised. One whose record cannot be
+/// read may have another by now, and what cannot be found cannot be removed.
+fn removal(ring: &KeyRing, policy: &Policy, now: Time, served: &Served) -> Option<Agenda> {
+    ring.current()?;
+    let (left, retired) = ring
         .records()
+        .filter(|record| matches!(record.state, State::Retired { .. }))
         .filter(|record| !ring.is_unread(record.kid()))
-        .filter_map(|record| Some((kept_until(record, policy, now, serving)?, record)))
-        .min_by_key(|(until, record)| {
+        .map(|record| (served.retention_left(record.kid(), policy), record))
+        .min_by_key(|(left, record)| {
             // One that cannot be removed must not keep another from it, least of all one whose file is gone.
             let kid = record.kid();
-            ((*until).max(now), !ring.is_gone(kid), serving.stuck_at(kid), *until, kid)
+            (*left, !ring.is_gone(kid), ring.undeletable_since(kid), record.retired_at(), kid)
         })?;
-    // Caches must have had the time to learn the key that signs now, from this very process.
-    let at = until.max(served_long_enough_at(current, policy, now, serving));
-    Some(Agenda { at: at.max(pause_ends_at(now, serving)), action: Action::Remove(retired.kid()) })
-}
-
-/// Until when the key of `record` is kept, if it is retired.
-///
-/// What a record says was written by whatever clock. So if this process has seen for how long the key
-/// has been retired, that counts as well.
-fn kept_until(record: &Record, policy: &Policy, now: Time, serving: &Serving) -> Option<Time> {
-    let remove_at = record.remove_at()?;
-    Some(serving.retired_for(record.kid()).map_or(remove_at, |retired_for| {
-        remove_at.max(now + policy.retain_for().saturating_sub(retired_for))
-    }))
-}
-
-/// Whether a record that was written by `now`, by a clock that agrees, cannot say `time`.
-fn is_future(time: Time, now: Time) -> bool {
-    time > whole_second(now)
+    Some(Agenda { at: now + left, action: Action::Remove(retired.kid()) })
 }
 
 /// The next rotation or, before it, the making of the key for it.
-fn rotation(ring: &KeyRing, policy: &Policy, now: Time, serving: &Serving) -> Option<Agenda> {
-    if !serving.may_rotate {
-        return None;
-    }
+fn rotation(ring: &KeyRing, policy: &Policy, now: Time, served: &Served) -> Option<Agenda> {
     // A `private_key.pem` that cannot be read is never overwritten.
     if *ring.private_key() == Slot::Refused {
         return None;
@@ -258,58 +234,20 @@ fn rotation(ring: &KeyRing, policy: &Policy, now: Time, serving: &Serving) -> Op
             return policy.rotate_every().map(|_| Agenda { at: now, action: Action::Stage });
         }
     };
-    let record = ring.record(next.kid())?;
-    let State::Next { promotion_requested_at } = record.state else {
+    let State::Next { promotion_requested_at } = ring.record(next.kid())?.state else {
         return None;
     };
-    // What was asked for was asked for before, whatever clock has written when.
     let wanted_at = match (promotion_requested_at, policy.rotate_every()) {
+        // What was asked for was asked for before, whatever clock has written when.
         (Some(_), _) => now,
         (None, Some(period)) => {
+            let by_count = now + period.saturating_sub(served.of(current.kid()));
             // A record that speaks of the future tells nothing.
-            let current_for = serving.current_for(current.kid()).unwrap_or(Duration::ZERO);
-            let of_process =
-                is_future(activated_at, now).then(|| now + period.saturating_sub(current_for));
-            of_process.unwrap_or(activated_at + period)
+            let is_past = activated_at <= whole_second(now);
+            if is_past { by_count.min(activated_at + period) } else { by_count }
         }
         (None, None) => return None,
     };
-    let at = wanted_at
-        .max(may_sign_at(record, policy, now, serving)?)
-        .max(served_long_enough_at(*next, policy, now, serving))
-        .max(pause_ends_at(now, serving));
-    Some(Agenda { at, action: Action::Promote(next.kid()) })
-}
-
-/// When the key of `record` will have been published for the lead time.
-///
-/// What the record says was written by whatever clock. So if this process was the first to serve the
-/// key, or the clock was set since, the time for which it has counts as well; and it counts alone if the
-/// record speaks of the future, which tells nothing.
-fn may_sign_at(record: &Record, policy: &Policy, now: Time, serving: &Serving) -> Option<Time> {
-    let published_at = record.published_at?;
-    let by_record = ready_at(published_at, policy);
-    let Some(served_for) = serving.served_for(record.kid()) else {
-        return Some(by_record);
-    };
-    let by_process = now + policy.publish_lead().saturating_sub(served_for);
-    Some(if is_future(published_at, now) {
-        by_process
-    } else if serving.begins_lead(record.kid()) {
-        by_record.max(by_process)
-    } else {
-        by_record
-    })
-}
-
-/// When this process will have served `key` for as long as a cache may hold a set without it.
-///
-/// The times in the records cannot show this: they go on while the server is down.
-fn served_long_enough_at(key: Jwk, policy: &Policy, now: Time, serving: &Serving) -> Time {
-    let served_for = serving.served_for(key.kid()).unwrap_or(Duration::ZERO);
-    now + policy.cache_max_age().saturating_sub(served_for)
-}
-
-fn pause_ends_at(now: Time, serving: &Serving) -> Time {
-    now + serving.paused_for.unwrap_or(Duration::ZERO)
+    let may_sign_at = now + served.lead_left(next.kid(), policy).max(served.unproven_for(policy));
+    Some(Agenda { at: wanted_at.max(may_sign_at), action: Action::Promote(next.kid()) })
 }

@@ -1,11 +1,12 @@
 //! Time walks by addition here. [`Desk`] is a directory in memory: it performs actions as the store
 //! does, and a person may change its files between them.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::{
-    Action, Agenda, KeyRing, Listing, Policy, PolicySettings, PolicyWarning, Record, Seen, Serving,
-    Slot, State, Step, Time, opening, settle, step,
+    Action, Agenda, Counts, KeyRing, Listing, Policy, PolicySettings, PolicyWarning, Record, Seen,
+    Served, Slot, State, Step, Time, bootstrap, settle, step,
 };
 use crate::jwk::{Jwk, KeyId};
 
@@ -30,7 +31,12 @@ struct Desk {
     now: Time,
     files: Seen,
     ring: KeyRing,
-    serving: Serving,
+    served: Served,
+    elapsed: Duration,
+    /// What the process has kept of its counts.
+    kept: Counts,
+    /// For how long each key really was in the set.
+    really: BTreeMap<KeyId, Duration>,
     made: u16,
     log: Vec<(Time, Action)>,
 }
@@ -43,7 +49,10 @@ impl Desk {
             now: chrono::DateTime::from_timestamp(1_795_000_000, 0).unwrap(),
             files: Seen::default(),
             ring: KeyRing::default(),
-            serving: Serving::default(),
+            served: Served::default(),
+            elapsed: Duration::ZERO,
+            kept: Counts::new(),
+            really: BTreeMap::new(),
             made: 0,
             log: Vec::new(),
         };
@@ -54,11 +63,11 @@ impl Desk {
     /// The process begins anew: what it held in memory is gone.
     fn restart(&mut self) {
         self.ring = KeyRing::default();
-        self.serving = Serving::default();
-        self.serving.may_rotate = true;
-        self.serving.may_record = true;
+        self.served = Served::default();
+        self.elapsed = Duration::ZERO;
         self.ring.observe(self.files.clone());
-        if let Some(action) = opening(&self.ring) {
+        self.served.resume(self.kept.clone(), &self.ring, &self.policy);
+        if let Some(action) = bootstrap(&self.ring) {
             self.perform(action);
             // A key that stands in for a missing one has no time to wait; that is no rotation.
             self.log.pop();
@@ -71,7 +80,6 @@ impl Desk {
         for _ in 0..1_000 {
             self.ring.observe(self.files.clone());
             self.publish();
-            self.serving.note_current(&self.ring);
             match self.step() {
                 Step::Act(action) => self.perform(action),
                 rest => {
@@ -116,8 +124,18 @@ impl Desk {
     }
 
     fn pass_until(&mut self, at: Time) {
-        self.serving.elapsed += (at - self.now).to_std().unwrap();
-        self.now = at;
+        self.pass((at - self.now).to_std().unwrap());
+    }
+
+    /// Lets time pass, of which the process is there all the while.
+    fn pass(&mut self, time: Duration) {
+        self.now += time;
+        self.elapsed += time;
+        self.served.pass_looking(self.elapsed, self.elapsed, &self.policy);
+        self.kept.clone_from(self.served.counts());
+        for key in self.ring.served() {
+            *self.really.entry(key.kid()).or_default() += time;
+        }
     }
 
     /// Lets time pass while no process runs.
@@ -127,11 +145,14 @@ impl Desk {
     }
 
     fn step(&self) -> Step {
-        step(&self.ring, &self.policy, self.now, &self.serving)
+        step(&self.ring, &self.policy, self.now, &self.served, true)
     }
 
     fn publish(&mut self) {
-        self.serving.note_served(&self.ring.served(), &self.ring);
+        self.served.pass_looking(self.elapsed, self.elapsed, &self.policy);
+        self.served.follow(&self.ring, &self.policy);
+        self.served.publish(&self.ring.served());
+        self.kept.clone_from(self.served.counts());
     }
 
     fn make(&mut self) -> Record {
@@ -274,40 +295,35 @@ fn publish_before_sign() {
     assert_eq!(hasty.promotions().len(), 1);
 }
 
+/// Whatever a record says, by whatever clock.
 #[test]
-fn a_publication_in_the_future_holds_no_key_back_for_longer_than_the_lead() {
-    let mut desk = Desk::start(policy(None));
-    desk.files.next_key = Slot::Holds(key(9));
-    desk.run();
-    desk.now -= Duration::from_secs(1_000 * LEAD);
-    let requested = Record::staged(key(9), desk.now, true).state;
-    let record = desk.files.records[&key(9).kid()].with(requested);
-    desk.files.records.insert(key(9).kid(), record);
-    desk.restart();
-    desk.wait(LEAD - 1);
-    assert_eq!(desk.promotions(), []);
-    desk.wait(1);
-    assert_eq!(desk.promotions().len(), 1);
-}
-
-#[test]
-fn a_publication_that_a_wrong_clock_has_put_in_the_past_does_not_shorten_the_lead() {
-    let promotions = |restarts: bool| {
+fn no_clock_shortens_a_lead_or_a_retention_or_makes_one_longer() {
+    for wrong_by in [-1_000_i64, -1, 1, 1_000] {
         let mut desk = Desk::start(policy(None));
         desk.files.next_key = Slot::Holds(key(9));
         desk.run();
+        let by = chrono::TimeDelta::seconds(wrong_by * i64::try_from(LEAD).unwrap());
+        desk.now += by;
         let mut record = desk.files.records[&key(9).kid()].clone();
-        record.published_at = Some(desk.now - Duration::from_secs(1_000 * LEAD));
+        record.published_at = record.published_at.map(|at| at - by);
         let requested = Record::staged(key(9), desk.now, true).state;
         desk.files.records.insert(key(9).kid(), record.with(requested));
-        if restarts {
-            desk.restart();
-        }
-        desk.wait(LEAD - 1);
-        desk.promotions().len()
-    };
-    assert_eq!(promotions(false), 0);
-    assert_eq!(promotions(true), 1, "the control: another process knows only the record");
+        desk.wait(LEAD / 2);
+        desk.now -= by;
+        desk.restart();
+        desk.wait(LEAD / 2 - 1);
+        assert_eq!(desk.promotions(), [], "{wrong_by}");
+        desk.wait(1);
+        assert_eq!(desk.promotions().len(), 1, "{wrong_by}");
+        desk.wait(LEAD / 2);
+        desk.now += by;
+        desk.restart();
+        desk.now -= by;
+        desk.wait(LEAD / 2 - 1);
+        assert_eq!(desk.ring.served(), [key(9), key(1)], "{wrong_by}");
+        desk.wait(1);
+        assert_eq!(desk.ring.served(), [key(9)], "{wrong_by}");
+    }
 }
 
 #[test]
@@ -324,69 +340,76 @@ fn time_spent_down_does_not_count_as_served() {
     let mut desk = Desk::start(policy(Some(PERIOD)));
     desk.wait(10);
     desk.down(2 * PERIOD);
-    assert_eq!(desk.promotions(), [], "caches could not refresh while the server was down");
-    desk.wait(59);
-    assert_eq!(desk.promotions(), []);
+    desk.wait(LEAD - 11);
+    assert_eq!(desk.promotions(), [], "a server that is down teaches nobody a key");
     desk.wait(1);
     assert_eq!(desk.promotions().len(), 1);
-    desk.wait(PERIOD - 1);
-    assert_eq!(desk.promotions().len(), 1, "an overdue rotation happens once");
-}
-
-#[test]
-fn a_retired_key_that_is_overdue_waits_until_the_current_one_was_served() {
-    let mut desk = Desk::start(policy(Some(PERIOD)));
-    desk.wait(PERIOD + 10);
+    desk.wait(10);
     desk.down(2 * LEAD);
-    assert!(desk.ring.served().contains(&key(1)));
-    desk.wait(59);
+    desk.wait(LEAD - 11);
     assert!(desk.ring.served().contains(&key(1)));
     desk.wait(1);
     assert!(!desk.ring.served().contains(&key(1)));
+    desk.wait(PERIOD - 3 * LEAD - 20);
+    assert_eq!(desk.promotions().len(), 1, "an overdue rotation happens once");
 }
 
+/// Verifiers whose last fetch failed do not ask again at once.
 #[test]
-fn a_removal_that_a_wrong_clock_has_put_in_the_past_is_corrected() {
-    let mut desk = Desk::start(policy(None));
-    desk.wait(100);
-    // A command replaces the key, with a clock that is wrong by a year.
-    let wrong = desk.now - Duration::from_secs(365 * 24 * HOUR);
-    let retired = desk.files.records[&key(1).kid()].retired(wrong, &desk.policy);
-    desk.files.records.insert(key(1).kid(), retired.clone());
-    desk.files.private_key = Slot::Holds(key(9));
-    desk.wait(60);
-    // Another process goes by the record, in which the time has been corrected.
-    desk.restart();
-    desk.wait(LEAD - 61);
-    assert_eq!(desk.ring.served(), [key(9), key(1)]);
-    desk.wait(1);
-    assert_eq!(desk.ring.served(), [key(9)]);
-
-    // The control: a process that has never known the key as current.
-    let mut desk = Desk::start(policy(None));
-    desk.files.records.insert(key(1).kid(), retired);
-    desk.files.private_key = Slot::Holds(key(9));
-    desk.restart();
-    desk.wait(60);
-    assert_eq!(desk.ring.served(), [key(9)]);
-}
-
-#[test]
-fn a_removal_that_is_overdue_is_not_put_off() {
-    for late in [0, 1, HOUR] {
-        let mut desk = Desk::start(policy(None));
-        desk.files.private_key = Slot::Holds(key(9));
-        desk.wait(10);
-        desk.serving.paused_for = Some(Duration::from_secs(1));
-        desk.wait(LEAD - 10 + late);
-        assert_eq!(desk.ring.served(), [key(9), key(1)]);
-        let retired = desk.files.records[&key(1).kid()].clone();
-        assert_eq!(desk.ring.record(key(1).kid()), Some(&retired));
-        assert_eq!(retired.remove_at(), Some(desk.now - Duration::from_secs(late)));
-        desk.serving.paused_for = None;
-        desk.run();
-        assert_eq!(desk.ring.served(), [key(9)], "{late} s late");
+fn a_key_that_is_ready_at_a_start_waits_until_the_process_has_answered_for_a_while() {
+    for (cache_max_age, wanted) in [(60, 60), (0, 30), (29, 30)] {
+        let settings = PolicySettings {
+            rotate_every: Some(Duration::from_secs(PERIOD)),
+            cache_max_age: Duration::from_secs(cache_max_age),
+            ..PolicySettings::default()
+        };
+        let mut desk = Desk::start(Policy::new(settings).unwrap());
+        desk.wait(PERIOD - 10);
+        desk.down(10);
+        desk.wait(wanted - 1);
+        assert_eq!(desk.promotions(), [], "{cache_max_age}");
+        // The host sleeps: it begins anew.
+        desk.served.pass(desk.elapsed, desk.elapsed + Duration::from_secs(3_600), &desk.policy);
+        desk.served.pass_looking(desk.elapsed, desk.elapsed, &desk.policy);
+        desk.wait(wanted - 1);
+        assert_eq!(desk.promotions(), [], "{cache_max_age}");
+        desk.wait(1);
+        assert_eq!(desk.promotions().len(), 1, "{cache_max_age}");
     }
+    // A short lead is short.
+    let settings = PolicySettings {
+        rotate_every: Some(Duration::from_secs(10)),
+        publish_lead: Duration::from_secs(2),
+        cache_max_age: Duration::from_secs(1),
+        ..PolicySettings::default()
+    };
+    let mut desk = Desk::start(Policy::new(settings).unwrap());
+    desk.wait(10);
+    assert_eq!(desk.promotions().len(), 1);
+}
+
+#[test]
+fn a_rotation_is_wanted_by_the_wall_clock_or_by_the_count_whichever_is_first() {
+    // A time in the future, and one in the past.
+    for (wrong_by, after) in [(100 * PERIOD, PERIOD), (0, PERIOD)] {
+        let mut desk = Desk::start(policy(Some(PERIOD)));
+        let activated = desk.now + Duration::from_secs(wrong_by);
+        let record = desk.files.records[&key(1).kid()].activated(activated);
+        desk.files.records.insert(key(1).kid(), record);
+        desk.run();
+        desk.wait(after - 1);
+        assert_eq!(desk.promotions(), [], "{wrong_by}");
+        desk.wait(1);
+        assert_eq!(desk.promotions().len(), 1, "{wrong_by}");
+    }
+    // Restarts with the clock set back to the beginning each time put it off for ever, if not for the count.
+    let mut desk = Desk::start(policy(Some(PERIOD)));
+    for _ in 0..=10 {
+        desk.wait(PERIOD / 10);
+        desk.now -= Duration::from_secs(PERIOD / 10);
+        desk.restart();
+    }
+    assert_eq!(desk.promotions().len(), 1);
 }
 
 #[test]
@@ -403,13 +426,13 @@ fn a_record_that_cannot_be_deleted_keeps_no_other() {
         other => panic!("{other:?}"),
     };
     assert_eq!(due(&desk), key(1).kid());
-    desk.serving.note_stuck(key(1).kid());
+    desk.ring.note_undeletable(key(1).kid(), desk.elapsed);
     assert_eq!(due(&desk), key(8).kid());
-    desk.serving.elapsed += Duration::from_secs(10);
-    desk.serving.note_stuck(key(8).kid());
+    desk.elapsed += Duration::from_secs(10);
+    desk.ring.note_undeletable(key(8).kid(), desk.elapsed);
     assert_eq!(due(&desk), key(1).kid(), "each is tried again");
-    desk.serving.elapsed += Duration::from_secs(10);
-    desk.serving.note_stuck(key(1).kid());
+    desk.elapsed += Duration::from_secs(10);
+    desk.ring.note_undeletable(key(1).kid(), desk.elapsed);
     assert_eq!(due(&desk), key(8).kid(), "in turn");
 }
 
@@ -532,20 +555,6 @@ fn a_revoked_next_key_is_discarded() {
 }
 
 #[test]
-fn while_the_clocks_disagree_nothing_is_promoted_or_removed() {
-    let mut desk = Desk::start(policy(Some(PERIOD)));
-    desk.wait(PERIOD);
-    desk.serving.paused_for = Some(Duration::from_secs(600));
-    desk.pass_until(desk.now + Duration::from_secs(400 * 24 * HOUR));
-    desk.run();
-    assert_eq!(desk.promotions().len(), 1);
-    assert_eq!(desk.ring.served(), [key(2), key(1), key(3)]);
-    desk.serving.paused_for = None;
-    desk.run();
-    assert_eq!(desk.promotions().len(), 2);
-}
-
-#[test]
 fn a_clock_that_moves_back_never_un_retires_a_key() {
     let mut desk = Desk::start(policy(None));
     desk.files.private_key = Slot::Holds(key(9));
@@ -566,6 +575,15 @@ fn shortening_the_retention_does_not_shorten_what_was_promised() {
     desk.restart();
     desk.wait(LEAD - 1);
     assert_eq!(desk.ring.served(), [key(9), key(1)]);
+    desk.wait(1);
+    assert_eq!(desk.ring.served(), [key(9)]);
+    // A promise that is lost is that of the policy.
+    desk.files.private_key = Slot::Holds(key(10));
+    desk.run();
+    desk.kept.clear();
+    desk.restart();
+    desk.wait(60);
+    assert_eq!(desk.ring.served(), [key(10)]);
 }
 
 /// A small generator of numbers, so that a failing seed can be run again.
@@ -606,8 +624,11 @@ fn promises_hold_whatever_people_and_time_do() {
             let promised: Vec<_> = desk
                 .ring
                 .records()
-                .filter(|record| record.remove_at().is_some_and(|at| at > desk.now))
-                .map(|record| (record.key, record.remove_at().unwrap()))
+                .filter(|record| record.retired_at().is_some())
+                .map(|record| (record.key, desk.served.retention_left(record.kid(), &desk.policy)))
+                .map(|(key, left)| {
+                    (key, desk.really.get(&key.kid()).copied().unwrap_or_default() + left)
+                })
                 .collect();
             let before = desk.now;
             match dice.below(4) {
@@ -618,12 +639,11 @@ fn promises_hold_whatever_people_and_time_do() {
             }
             let context = format!("seed {seed}, turn {turn}");
             let served = desk.ring.served();
-            for (key, remove_at) in promised {
+            for (key, owed) in promised {
+                let really = desk.really.get(&key.kid()).copied().unwrap_or_default();
                 assert!(
-                    served.contains(&key)
-                        || desk.now >= remove_at
-                        || desk.ring.is_revoked(key.kid()),
-                    "{context}: retired key gone before {remove_at}"
+                    served.contains(&key) || really >= owed || desk.ring.is_revoked(key.kid()),
+                    "{context}: retired key gone after {really:?}, owed {owed:?}"
                 );
             }
             if let Some(held) = desk.files.private_key.key()
@@ -634,10 +654,10 @@ fn promises_hold_whatever_people_and_time_do() {
             let revoked = |key: &Jwk| desk.ring.is_revoked(key.kid());
             assert!(!served.iter().any(revoked), "{context}: a revoked key is served");
             for (at, kid) in desk.promotions().into_iter().filter(|(at, _)| *at >= before) {
-                let published = desk.ring.record(kid).and_then(|record| record.published_at);
+                let really = desk.really.get(&kid).copied().unwrap_or_default();
                 assert!(
-                    published.is_none_or(|published| published + desk.policy.publish_lead() <= at),
-                    "{context}: promoted at {at}, published at {published:?}"
+                    really >= desk.policy.publish_lead(),
+                    "{context}: promoted at {at}, after {really:?}"
                 );
             }
             let current =

@@ -10,15 +10,16 @@ mod start;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use chrono::TimeDelta;
 use tracing::{info, warn};
 
-use crate::clock::{Clock, ClockWatch, Moment, Reading};
+use crate::clock::{Clock, Moment};
 use crate::error::chain;
 use crate::health::{Degradation, Health};
 use crate::jwk::{Jwk, JwkSet};
 use crate::keeper::{ChangeError, Keeper};
-use crate::lifecycle::{Action, Serving, Slot, Step, Time, opening, step};
+use crate::lifecycle::{
+    Action, Slot, Step, Time, bootstrap, human, proven_after, rfc3339, starved_since, step,
+};
 use crate::snapshot::{Publisher, Snapshot};
 use crate::store::{Locked, Problem};
 use role::Role;
@@ -45,7 +46,6 @@ pub struct Manager {
     role: Role,
     /// When, by the monotonic clock, to try for a better role, or after a failure to write.
     retry_at: Duration,
-    clocks: ClockWatch,
     /// What stood in the way of the last change, until what it left has been finished.
     failure: Option<Problem>,
     /// Whether there may be changes that all can see and that are not durable: those of a failed step,
@@ -64,8 +64,8 @@ pub struct Manager {
     health: Publisher<Health>,
     /// The keys of the published set, in order.
     published: Vec<Jwk>,
-    /// What this process has seen by its own clock.
-    serving: Serving,
+    /// Why the counts of the time that was served could not be kept, and when to try again.
+    uncounted: Option<(Problem, Duration)>,
     /// The problems that were reported and are still there.
     reported: BTreeSet<Problem>,
 }
@@ -104,21 +104,13 @@ impl Manager {
         };
         let mut changed_here = false;
         for _ in 0..MAX_CHANGES {
-            let found = self.keeper.look(clock.now().wall);
+            let found = self.keeper.look(clock);
             self.others_changed |=
                 !changed_here && self.keeper.found_news() && matches!(self.role, Role::Keeper(_));
             changed_here = false;
             // Each time round has its own time: a slow disk must not make a key seem published
             // before it was.
-            let Reading { moment, paused_for, shifted_by } = self.clocks.observe(clock.now());
-            self.serving.elapsed = moment.elapsed;
-            self.serving.paused_for = paused_for;
-            self.serving.may_record = !matches!(self.role, Role::Follower(_));
-            self.serving.may_rotate = self.may_rotate();
-            self.serving.note_current(&self.keeper.ring);
-            if let Some(by) = shifted_by {
-                self.follow_clock(by);
-            }
+            let moment = clock.now();
             if !self.keeper.ring.is_complete() {
                 // What could not be listed may be a tombstone.
                 changes = Changes::None;
@@ -132,7 +124,7 @@ impl Manager {
             self.opens &= *self.keeper.ring.private_key() == Slot::Missing;
             let step = self.step(moment.wall);
             let done = match &changes {
-                _ if self.at_rest(&step) => Ok(Some(wake_after(&step, moment.wall))),
+                _ if self.at_rest(&step, moment) => Ok(Some(wake_after(&step, moment.wall))),
                 Changes::NotAsked => {
                     // What is changed is what was read under the lock: look again first.
                     self.try_lock().map(|locked| {
@@ -158,12 +150,10 @@ impl Manager {
             };
             problems.extend(self.failure.clone());
             problems.extend(found);
-            if paused_for.is_some() {
-                let reason = "the clock was set; no key is promoted or removed for ten minutes";
-                problems.insert(Problem { code: "clock_set", file: None, reason: reason.into() });
-            }
-            let wake_after = wake_after.min(self.mind_others(moment, &changes, problems));
-            return wake_after.min(self.retry_after(moment));
+            problems.extend(self.starvation(moment));
+            problems.extend(self.uncounted.iter().map(|(problem, _)| problem.clone()));
+            let wake_after = wake_after.min(self.contention(moment, &changes, problems));
+            return wake_after.min(self.retry_after(moment)).min(self.keep_after(moment));
         }
         let reason = "the keys do not come to rest: a defect of this program".into();
         problems.insert(Problem { code: "unsettled", file: None, reason });
@@ -172,7 +162,7 @@ impl Manager {
 
     /// What there is to do because another process may be at work; returns when to look again for
     /// that.
-    fn mind_others(
+    fn contention(
         &mut self,
         moment: Moment,
         changes: &Changes,
@@ -218,10 +208,11 @@ impl Manager {
     }
 
     /// Whether there is nothing to do now.
-    fn at_rest(&self, step: &Step) -> bool {
+    fn at_rest(&self, step: &Step, moment: Moment) -> bool {
         !matches!(step, Step::Act(_))
+            && !self.keep_after(moment).is_zero()
             && self.keeper.ring.unsaved().next().is_none()
-            && self.keeper.let_go_of().next().is_none()
+            && self.keeper.abandoned().next().is_none()
             && !self.is_unfinished
             && !self.others_changed
     }
@@ -239,9 +230,12 @@ impl Manager {
 
     /// What is due, as the lifecycle sees it.
     fn step(&self, now: Time) -> Step {
-        match opening(&self.keeper.ring).filter(|_| self.opens) {
+        match bootstrap(&self.keeper.ring).filter(|_| self.opens) {
             Some(action) => Step::Act(action),
-            None => step(&self.keeper.ring, &self.keeper.policy, now, &self.serving),
+            None => {
+                let Keeper { ring, policy, served, .. } = &self.keeper;
+                step(ring, policy, now, served, self.may_rotate())
+            }
         }
     }
 
@@ -266,15 +260,16 @@ impl Manager {
                 let removed = if let Action::Remove(kid) = action { Some(kid) } else { None };
                 let done = self.keeper.perform(action, now, locked).map(|()| None);
                 if let (Err(_), Some(kid)) = (&done, removed) {
-                    self.serving.note_stuck(kid);
+                    self.keeper.ring.note_undeletable(kid, moment.elapsed);
                 }
                 done
             }
             Step::Wait(_) | Step::Idle => {
-                self.keeper.delete_let_go(locked)?;
+                self.keeper.delete_abandoned(locked)?;
                 if std::mem::take(&mut self.others_changed) {
                     self.keeper.store.finish(locked)?;
                 }
+                self.keep_counts(moment, locked);
                 Ok(Some(wake_after))
             }
         }
@@ -294,7 +289,7 @@ impl Manager {
                     || ring.record(record.kid()).is_none()
                     || ring.is_gone(record.kid()) =>
             {
-                self.keeper.remember(record, moment.wall);
+                self.keeper.remember(record);
                 None
             }
             // A file that is gone may come back with a power cut until what failed is finished.
@@ -303,7 +298,7 @@ impl Manager {
                 None
             }
             Step::Act(Action::Remove(kid)) if matches!(self.role, Role::ReadOnly(_)) => {
-                self.keeper.let_go(kid);
+                self.keeper.abandon(kid);
                 None
             }
             Step::Act(_) => Some(SWEEP),
@@ -355,7 +350,7 @@ impl Manager {
 
     /// Remembers since when each key is served, and logs which came and which went.
     fn note_published(&mut self, keys: Vec<Jwk>) {
-        let (new, gone) = self.serving.note_served(&keys, &self.keeper.ring);
+        let (new, gone) = self.keeper.served.publish(&keys);
         for kid in new {
             info!(%kid, state = self.keeper.state_name(kid), "served");
         }
@@ -365,25 +360,63 @@ impl Manager {
         self.published = keys;
     }
 
-    /// After the clock was set, moves the times of the keys. A follower's records are written by another,
-    /// which has a clock of its own.
-    fn follow_clock(&mut self, by: TimeDelta) {
-        self.serving.note_clock_set(&self.keeper.ring);
-        if self.serving.may_record {
-            self.keeper.follow_clock(by);
+    /// After what time the counts are to be kept; only the keeper does.
+    fn keep_after(&self, moment: Moment) -> Duration {
+        let Role::Keeper(_) = self.role else { return Duration::MAX };
+        let due = self.keeper.served.keep_after(&self.keeper.policy).unwrap_or(Duration::MAX);
+        let retry_at = self.uncounted.as_ref().map_or(Duration::ZERO, |(_, retry_at)| *retry_at);
+        due.max(retry_at.max(self.retry_at).saturating_sub(moment.elapsed))
+    }
+
+    /// Keeps the counts if that is due. It holds up nothing if that fails.
+    fn keep_counts(&mut self, moment: Moment, locked: &Locked) {
+        if self.keep_after(moment).is_zero() {
+            let failed = self.keeper.keep_counts(locked).err().map(|error| Problem {
+                code: "unkept_counts",
+                file: Some(self.keeper.store.counts_file()),
+                reason: format!(
+                    "cannot be written, so after a restart keys are promoted and removed later: {}",
+                    chain(&error)
+                ),
+            });
+            self.uncounted = failed.map(|problem| (problem, moment.elapsed + SWEEP));
         }
+    }
+
+    /// A rotation that never comes since processes end too soon is nobody's intention.
+    fn starvation(&self, moment: Moment) -> Option<Problem> {
+        let Keeper { ring, policy, served, .. } = &self.keeper;
+        let since =
+            starved_since(ring, policy, moment.wall, served).filter(|_| self.may_rotate())?;
+        let reason = format!(
+            "a rotation is due since {}, and waits until one process has served for {} without a break",
+            rfc3339(since),
+            human(&proven_after(policy))
+        );
+        Some(Problem { code: "rotation_starved", file: None, reason })
+    }
+
+    /// Counts the time since the last look as if this process had looked all the while, and found nothing:
+    /// where a test lets hours pass at once.
+    #[doc(hidden)]
+    pub fn idle(&mut self, clock: &impl Clock) {
+        let Moment { elapsed, with_sleep, .. } = clock.now();
+        self.keeper.served.pass_looking(elapsed, with_sleep, &self.keeper.policy);
     }
 
     /// Takes the role that is to be had now.
     fn renew_role(&mut self, moment: Moment) {
-        let due = match &self.role {
-            Role::Keeper(lock) => !lock.is_valid(),
+        let due = match &mut self.role {
+            Role::Keeper(lease) => {
+                lease.leave_note_again(moment.elapsed);
+                !lease.is_valid()
+            }
             Role::Follower(_) | Role::ReadOnly(_) => moment.elapsed >= self.retry_at,
         };
         if !due {
             return;
         }
-        let role = Role::take(&self.keeper.store, &self.keeper.policy, moment.wall);
+        let role = Role::take(&self.keeper.store, &self.keeper.policy, moment);
         if std::mem::discriminant(&role) != std::mem::discriminant(&self.role) {
             info!(role = role.name(), "role changed");
         }

@@ -8,12 +8,12 @@ use tracing::warn;
 
 use super::Manager;
 use super::role::Role;
-use crate::clock::{Clock, ClockWatch};
+use crate::clock::Clock;
 use crate::error::chain;
 use crate::health::Health;
 use crate::jwk::{JwkSet, JwkSetError};
 use crate::keeper::{ChangeError, Keeper};
-use crate::lifecycle::{Policy, Record, Serving, Slot, State, opening, settle};
+use crate::lifecycle::{Policy, Record, Slot, State, bootstrap, settle};
 use crate::snapshot::{Reader, RenderError, Snapshot, channel};
 use crate::store::{LockError, Problem, Store};
 
@@ -75,8 +75,9 @@ impl Manager {
         clock: &impl Clock,
         unread: Unread,
     ) -> Result<(Self, Reader<Snapshot>, Reader<Health>), StartError> {
-        let now = clock.now().wall;
-        let role = match Role::take(&store, &policy, now) {
+        let moment = clock.now();
+        let now = moment.wall;
+        let role = match Role::take(&store, &policy, moment) {
             // The parent of `keys/` does not exist: a mistyped path, not a read-only directory.
             Role::ReadOnly(LockError::Open { path, source })
                 if source.kind() == std::io::ErrorKind::NotFound =>
@@ -86,7 +87,7 @@ impl Manager {
             role => role,
         };
         let mut keeper = Keeper::new(store, policy);
-        let problems = keeper.look(now);
+        let problems = keeper.look(clock);
         if !keeper.ring.is_complete() {
             return Err(first_refusal(problems));
         }
@@ -102,19 +103,26 @@ impl Manager {
                 return Err(StartError::Unread(problem.clone()));
             }
         }
+        if let Some(problem) = keeper.uncounted() {
+            if unread == Unread::Refuse {
+                return Err(StartError::Unread(problem));
+            }
+            warn!(code = problem.code, "{problem}");
+        }
         // What need not be changed before it is served is served at once. What a killed process has
         // left is then finished by the first reconciliation.
-        let at_odds =
-            opening(&keeper.ring).is_some() || settle(&keeper.ring, &keeper.policy, now).is_some();
+        let inconsistent = bootstrap(&keeper.ring).is_some()
+            || settle(&keeper.ring, &keeper.policy, now).is_some();
         let is_keeper = matches!(role, Role::Keeper(_));
-        let trouble = if is_keeper && at_odds { prepare(&mut keeper, clock).err() } else { None };
+        let trouble =
+            if is_keeper && inconsistent { prepare(&mut keeper, clock).err() } else { None };
         // A start may not guess in place of a current key that is there and no good.
         let promised = keeper.ring.records().any(|record| !record.is_revoked());
         if *keeper.ring.private_key() == Slot::Refused && !promised {
             return Err(first_refusal(problems));
         }
         if trouble.is_some() || matches!(role, Role::ReadOnly(_)) {
-            keeper.settle_in_memory(clock.now().wall);
+            keeper.settle_in_memory(clock);
         }
         // A staged key alone is the beginning of somebody's work, or a first key that could not be
         // written: nobody signs with it.
@@ -133,9 +141,6 @@ impl Manager {
         if let Some(trouble) = &trouble {
             warn!("failed to {}", chain(trouble));
         }
-        let mut serving = Serving::default();
-        serving.elapsed = clock.now().elapsed;
-        serving.note_current(&keeper.ring);
         let keys = keeper.ring.served();
         let snapshot = Snapshot::render(&JwkSet::new(keys)?, policy.cache_max_age())?;
         let (publisher, snapshot) = channel(snapshot);
@@ -144,8 +149,7 @@ impl Manager {
             keeper,
             role,
             retry_at: Duration::ZERO,
-            clocks: ClockWatch::default(),
-            is_unfinished: trouble.is_some() || is_keeper && !at_odds,
+            is_unfinished: trouble.is_some() || is_keeper && !inconsistent,
             others_changed: false,
             opens: trouble.is_some(),
             failure: trouble.as_ref().map(|trouble| super::failed(trouble)),
@@ -154,7 +158,7 @@ impl Manager {
             publisher,
             health,
             published: Vec::new(),
-            serving,
+            uncounted: None,
             reported: BTreeSet::new(),
         };
         Ok((manager, snapshot, health_reader))
@@ -168,8 +172,8 @@ fn prepare(keeper: &mut Keeper, clock: &impl Clock) -> Result<(), StartError> {
     let locked = keeper.store.lock()?;
     keeper.store.finish(&locked).map_err(ChangeError::from)?;
     keeper.store.keep_manifest(&keeper.policy, &locked).map_err(ChangeError::from)?;
-    keeper.look(now);
-    if let Some(action) = opening(&keeper.ring) {
+    keeper.look(clock);
+    if let Some(action) = bootstrap(&keeper.ring) {
         keeper.perform(action, now, &locked)?;
     }
     if *keeper.ring.private_key() != Slot::Refused || keeper.ring.records().next().is_some() {

@@ -91,20 +91,21 @@ impl Locked {
     }
 }
 
-/// Held by the one serving process that changes the directory.
+/// Held by the one serving process that changes the directory. Who has the lock is that, whether or not it
+/// can leave a note.
 #[derive(Debug)]
 pub struct ServerLock {
     lock: Box<dyn HeldLock>,
 }
 
 impl ServerLock {
-    /// Takes the lock, and leaves `note` in its file for commands to read.
-    pub(super) fn take(os: &dyn Os, keys_dir: &Path, note: &str) -> Result<Self, LockError> {
+    /// Takes the lock.
+    pub(super) fn take(os: &dyn Os, keys_dir: &Path) -> Result<Self, LockError> {
         let path = keys_dir.join(SERVER);
         let dir = open(os, keys_dir)?;
         // A command that asks whether a server runs holds the lock for an instant.
         let mut tries = 5;
-        let mut lock = loop {
+        let lock = loop {
             match dir.try_lock(OsStr::new(SERVER))? {
                 Some(lock) => break lock,
                 None if tries == 0 => return Err(LockError::Held { path }),
@@ -112,8 +113,16 @@ impl ServerLock {
             }
             tries -= 1;
         };
-        lock.leave_note(note).map_err(|source| LockError::Open { path, source })?;
         Ok(Self { lock })
+    }
+
+    /// Leaves `note` in the lock's file for commands to read.
+    ///
+    /// # Errors
+    ///
+    /// If it could not be written. Commands then know that a server runs, and nothing else of it.
+    pub fn leave_note(&mut self, note: &str) -> io::Result<()> {
+        self.lock.leave_note(note)
     }
 
     /// Whether the lock still counts: its file is not known to be deleted or replaced.
@@ -152,8 +161,14 @@ mod tests {
     fn a_second_server_is_told_of_the_first() {
         let dir = tempfile::tempdir().unwrap();
         assert_eq!(ServerLock::note(&Native, dir.path()), None);
-        let first = ServerLock::take(&Native, dir.path(), "the first").unwrap();
-        assert!(matches!(ServerLock::take(&Native, dir.path(), "x"), Err(LockError::Held { .. })));
+        let mut first = ServerLock::take(&Native, dir.path()).unwrap();
+        assert_eq!(
+            ServerLock::note(&Native, dir.path()).as_deref(),
+            Some(""),
+            "it runs all the same"
+        );
+        first.leave_note("the first").unwrap();
+        assert!(matches!(ServerLock::take(&Native, dir.path()), Err(LockError::Held { .. })));
         assert_eq!(ServerLock::note(&Native, dir.path()).as_deref(), Some("the first"));
         drop(first);
         assert_eq!(ServerLock::note(&Native, dir.path()), None);
@@ -162,11 +177,11 @@ mod tests {
     #[test]
     fn a_lock_whose_file_was_deleted_does_not_count() {
         let dir = tempfile::tempdir().unwrap();
-        let lock = ServerLock::take(&Native, dir.path(), "").unwrap();
+        let lock = ServerLock::take(&Native, dir.path()).unwrap();
         assert!(lock.is_valid());
         std::fs::remove_file(dir.path().join(SERVER)).unwrap();
         assert!(!lock.is_valid());
-        let second = ServerLock::take(&Native, dir.path(), "").unwrap();
+        let second = ServerLock::take(&Native, dir.path()).unwrap();
         assert!(second.is_valid());
         assert!(!lock.is_valid());
     }

@@ -120,7 +120,7 @@ impl Store {
         let dir = dir.map_err(|source| LockError::Open { path: keys_dir.clone(), source })?;
         let before = Manifest::of_any_key_file(&*dir, &self.paths)?;
         // Whoever serves it, or changes it, goes on to believe that it is theirs.
-        let _server = ServerLock::take(&*self.os, keys_dir, "")?;
+        let _server = ServerLock::take(&*self.os, keys_dir)?;
         let locked = Locked::take(&self.os, &self.paths)?;
         let policy = before.as_ref().and_then(Manifest::policy).unwrap_or(*policy);
         Manifest::new(&self.paths, &policy).put(&locked)?;

@@ -19,6 +19,7 @@ mod read;
 mod record;
 mod remembered;
 mod scan;
+mod served;
 mod walk;
 
 use std::ffi::{OsStr, OsString};
@@ -133,17 +134,15 @@ impl Store {
 
     /// Makes `keys/` if it is missing, and becomes the one server that may change the directory.
     ///
-    /// `note` is left in the lock file for commands to read.
-    ///
     /// # Errors
     ///
     /// If another server has the directory already, or it cannot be written.
-    pub fn serve_alone(&self, note: &str) -> Result<ServerLock, LockError> {
+    pub fn serve_alone(&self) -> Result<ServerLock, LockError> {
         self.open_keys_dir()?;
-        ServerLock::take(&*self.os, &self.paths.keys_dir, note)
+        ServerLock::take(&*self.os, &self.paths.keys_dir)
     }
 
-    /// The note of the server that has this directory now, if one runs.
+    /// The note of the server that has this directory now, if one runs; empty if it could leave none.
     pub fn server_note(&self) -> Option<String> {
         ServerLock::note(&*self.os, &self.paths.keys_dir)
     }
@@ -266,9 +265,11 @@ impl Store {
         root.finish_aside(|target| private.contains(&target))?;
         root.finish_promotion(&next_key, self.paths.private_key_name())?;
         root.finish(|target| private.contains(&target))?;
-        locked
-            .keys
-            .finish(|target| record::kid_of_name(target).is_some() || target == manifest::FILE)
+        locked.keys.finish(|target| {
+            record::kid_of_name(target).is_some()
+                || target == manifest::FILE
+                || target == served::SERVED
+        })
     }
 
     /// A key has a record before it can sign. If the key cannot be written, the record goes again:

@@ -136,7 +136,8 @@ impl Dir for OpenDir {
         match file.try_lock_shared() {
             Err(TryLockError::WouldBlock) => {
                 let mut note = String::new();
-                file.take(MAX_NOTE).read_to_string(&mut note).ok()?;
+                // Whatever can be read of it, somebody has the lock.
+                let _ = file.take(MAX_NOTE).read_to_string(&mut note);
                 Some(note)
             }
             Ok(()) | Err(TryLockError::Error(_)) => None,

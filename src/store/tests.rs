@@ -310,13 +310,13 @@ fn a_server_takes_its_lock_although_a_command_has_it_for_an_instant() {
             operation == "lock" && path.ends_with(".server") && tries.fetch_add(1, Relaxed) == 0;
         if is_first { Err(ErrorKind::WouldBlock.into()) } else { Ok(()) }
     });
-    store.serve_alone("").unwrap();
+    store.serve_alone().unwrap();
     let home = Home::new();
     let store = home.store(|operation, _| match operation {
         "lock" => Err(ErrorKind::WouldBlock.into()),
         _ => Ok(()),
     });
-    assert!(matches!(store.serve_alone(""), Err(LockError::Held { .. })));
+    assert!(matches!(store.serve_alone(), Err(LockError::Held { .. })));
 }
 
 #[test]
@@ -379,19 +379,19 @@ fn a_lock_file_that_somebody_else_may_need_is_not_touched() {
     ];
     for (place, reason) in places {
         place(&precious, &lock);
-        let error = ServerLock::take(&Native, &keys, "a note").unwrap_err();
+        let error = ServerLock::take(&Native, &keys).unwrap_err();
         let LockError::Open { source, .. } = error else { panic!("{error:?}") };
         assert!(reason.is_empty() || source.to_string() == reason, "{source}");
         assert_eq!(std::fs::read(&precious).unwrap(), b"precious");
         std::fs::remove_file(&lock).unwrap();
     }
-    drop(ServerLock::take(&Native, &keys, "a note").unwrap());
+    drop(ServerLock::take(&Native, &keys).unwrap());
 }
 
 #[test]
 fn a_note_is_read_up_to_a_bound() {
     let dir = tempfile::tempdir().unwrap();
-    let _held = ServerLock::take(&Native, dir.path(), "a note").unwrap();
+    let _held = ServerLock::take(&Native, dir.path()).unwrap();
     let file = std::fs::File::options().write(true).open(dir.path().join(".server")).unwrap();
     file.set_len(2 << 30).unwrap();
     let note = ServerLock::note(&Native, dir.path()).unwrap();

@@ -29,7 +29,18 @@ impl After {
 
 impl Clock for After {
     fn now(&self) -> Moment {
-        Moment { wall: self.wall(), elapsed: Duration::ZERO }
+        Moment { wall: self.wall(), elapsed: Duration::ZERO, with_sleep: Duration::ZERO }
+    }
+}
+
+/// The same a second later.
+struct Later(Moment);
+
+impl Clock for Later {
+    fn now(&self) -> Moment {
+        let Moment { elapsed, with_sleep, .. } = self.0;
+        let second = Duration::from_secs(1);
+        Moment { elapsed: elapsed + second, with_sleep: with_sleep + second, ..self.0 }
     }
 }
 
@@ -71,6 +82,8 @@ pub struct Case {
     pub is_first: bool,
 }
 
+/// Hardly at all.
+const PROMISED: &str = "retired 2020-01-02T00:00:00Z 0";
 const RETIRED: &str = "Activated-At: 2020-01-01T00:00:00Z\nRetired-At: 2020-01-02T00:00:00Z\n";
 
 /// Who is there beside the current key and a retired one.
@@ -137,6 +150,15 @@ fn case(name: &'static str, deed: Deed, cast: &Cast) -> Case {
     if let Some(expired) = &expired {
         record(&mut keys, expired, &format!("{RETIRED}Remove-At: 2020-01-03T00:00:00Z\n"));
     }
+    // What was published long ago has been served for as long.
+    let full =
+        [(&next, "next 2020-01-01T00:00:00Z 1"), (&expired, "retired 2020-01-02T00:00:00Z 3600")];
+    let full = full.iter().filter_map(|(key, line)| Some((key.as_ref()?, line)));
+    let mut served = String::from("jwks-server time served, version 1\n");
+    for (key, line) in full.chain(promised.iter().map(|key| (key, &PROMISED))) {
+        served += &format!("{} {line} 0\n", key.kid);
+    }
+    keys.insert(".served".into(), served.into_bytes());
     let before = Image([Some(root), (!cast.first).then_some(keys)]);
     let is_first = cast.first;
     Case { name, deed, before, current, next, promised, expired, dropped, is_first }
@@ -173,6 +195,10 @@ impl Case {
             Manager::start(store, self.policy(), clock, Unread::Refuse)
                 .map_err(|error| format!("start: {error}"))?;
         manager.reconcile(clock, None);
+        // For as long as it has to answer before it promotes a key.
+        let later = Later(clock.now());
+        manager.idle(&later);
+        manager.reconcile(&later, None);
         Ok((manager, snapshot, health))
     }
 

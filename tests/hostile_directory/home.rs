@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::Duration;
 
+use jwks_server::clock::SystemClock;
 use jwks_server::keeper::Keeper;
 use jwks_server::key::KeyFormat;
 use jwks_server::lifecycle::Time;
@@ -75,7 +76,7 @@ impl Home {
 /// The same for any directory.
 pub(crate) fn problems_in(dir: &Path) -> Vec<(&'static str, PathBuf, String)> {
     let store = Store::new(paths(dir), KeyFormat::Sec1);
-    let problems = Keeper::new(store, policy(None)).look(today());
+    let problems = Keeper::new(store, policy(None)).look(&SystemClock::start());
     let short = |file: PathBuf| file.strip_prefix(dir).unwrap().to_owned();
     problems
         .into_iter()
@@ -126,7 +127,7 @@ pub(crate) fn entries_in(dir: &Path) -> BTreeMap<PathBuf, Entry> {
                 target: fs::read_link(&path).ok(),
             };
             // What the server notes for itself, of its settings among others.
-            let notes = [".directory", ".lock", ".server"];
+            let notes = [".directory", ".lock", ".served", ".server"];
             if !notes.iter().any(|note| path.ends_with(note)) {
                 found.insert(path, entry);
             }

@@ -538,6 +538,8 @@ impl World {
             return;
         };
         let process = Process::of(self, id);
+        // It has looked every few seconds until now, and found nothing.
+        manager.idle(&process);
         let wake_after = manager.reconcile(&process, None);
         let is_nested = self.is_nested.load(Ordering::Relaxed);
         if self.state.lock().lives(id) && !is_nested {

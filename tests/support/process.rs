@@ -29,6 +29,7 @@ pub(crate) struct Process {
     health: Reader<Health>,
     pub(crate) wall: Time,
     elapsed: Duration,
+    slept: Duration,
 }
 
 /// A clock that stands.
@@ -37,7 +38,7 @@ pub(crate) struct Standing(Moment);
 impl Standing {
     /// The clock of a command, which has just begun.
     pub(crate) fn at(wall: Time) -> Self {
-        Self(Moment { wall, elapsed: Duration::ZERO })
+        Self(Moment { wall, elapsed: Duration::ZERO, with_sleep: Duration::ZERO })
     }
 }
 
@@ -66,7 +67,8 @@ impl Process {
         let store = Store::new(paths(dir), KeyFormat::Sec1);
         let clock = Standing::at(wall);
         let (manager, snapshot, health) = Manager::start(store, policy, &clock, Unread::Ignore)?;
-        let mut process = Self { manager, snapshot, health, wall, elapsed: Duration::ZERO };
+        let (elapsed, slept) = (Duration::ZERO, Duration::ZERO);
+        let mut process = Self { manager, snapshot, health, wall, elapsed, slept };
         process.look();
         Ok(process)
     }
@@ -76,18 +78,26 @@ impl Process {
     }
 
     pub(crate) fn look(&mut self) -> Duration {
-        let clock = Standing(Moment { wall: self.wall, elapsed: self.elapsed });
-        self.manager.reconcile(&clock, None)
+        self.manager.reconcile(&self.clock(), None)
     }
 
-    /// Lets time pass on both clocks, and looks.
+    fn clock(&self) -> Standing {
+        Standing(Moment {
+            wall: self.wall,
+            elapsed: self.elapsed,
+            with_sleep: self.elapsed + self.slept,
+        })
+    }
+
+    /// Lets time pass on all clocks, and looks. Until then it has looked all the while and found nothing.
     pub(crate) fn pass(&mut self, time: Duration) {
         self.wall += time;
         self.elapsed += time;
+        self.manager.idle(&self.clock());
         self.look();
     }
 
-    /// Lets time pass on both clocks, in about fifty steps.
+    /// Lets time pass on all clocks, in about fifty steps.
     pub(crate) fn wait(&mut self, time: Duration) {
         let until = self.elapsed + time;
         while self.elapsed < until {
@@ -95,6 +105,20 @@ impl Process {
                 (time / 50).max(Duration::from_secs(60)).min(until.saturating_sub(self.elapsed));
             self.pass(step);
         }
+    }
+
+    /// The process is stopped, and everything else goes on.
+    pub(crate) fn freeze(&mut self, time: Duration) {
+        self.wall += time;
+        self.elapsed += time;
+        self.look();
+    }
+
+    /// The host sleeps, and no monotonic clock counts that.
+    pub(crate) fn sleep(&mut self, time: Duration) {
+        self.wall += time;
+        self.slept += time;
+        self.look();
     }
 
     pub(crate) fn kids(&self) -> Vec<String> {

@@ -217,7 +217,7 @@ fn a_record_that_was_changed_meanwhile_counts_and_one_that_was_not_does_not() {
 }
 
 #[test]
-fn a_key_that_was_let_go_stays_away_until_its_file_says_something_else() {
+fn a_key_that_was_abandon_stays_away_until_its_file_says_something_else() {
     let old = current(1).retired(at(10), &policy());
     let mut ring = KeyRing::default();
     let look = |record: &Record| Seen {
@@ -226,21 +226,11 @@ fn a_key_that_was_let_go_stays_away_until_its_file_says_something_else() {
     };
     ring.observe(look(&old));
     ring.remember(old.published(at(11)));
-    ring.let_go(key(1).kid());
+    ring.abandon(key(1).kid());
     ring.observe(look(&old));
     assert_eq!(ring.served(), [key(3)]);
     ring.observe(look(&old.published(at(20))));
     assert_eq!(ring.served(), [key(3), key(1)]);
-}
-
-#[test]
-fn a_removal_only_ever_moves_later() {
-    let mut ring = KeyRing::default();
-    let late = current(1).retired(at(10), &policy());
-    let early = current(1).retired(at(0), &policy());
-    ring.observe(seen([late.clone()]));
-    ring.observe(seen([early]));
-    assert_eq!(ring.record(key(1).kid()).unwrap().remove_at(), late.remove_at());
 }
 
 #[test]
@@ -344,7 +334,7 @@ fn decide(ring: &mut KeyRing, roll: &mut impl FnMut(u8) -> u8) {
     let byte = roll(5);
     let kid = key(byte).kid();
     match roll(4) {
-        0 => ring.let_go(kid),
+        0 => ring.abandon(kid),
         1 if ring.is_gone(kid) => ring.forget(kid),
         1 => {}
         _ => ring.remember(random_record(byte, roll)),

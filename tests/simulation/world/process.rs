@@ -119,7 +119,8 @@ impl Clock for Process {
         }
         let state = self.world.state.lock();
         let elapsed = u64::try_from(state.now - self.began).unwrap();
-        Moment { wall: state.wall(), elapsed: Duration::from_millis(elapsed) }
+        let elapsed = Duration::from_millis(elapsed);
+        Moment { wall: state.wall(), elapsed, with_sleep: elapsed }
     }
 }
 
