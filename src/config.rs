@@ -8,6 +8,7 @@ use std::time::Duration;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, ValueEnum, value_parser};
 
+use crate::http::Cidr;
 use crate::key::KeyFormat;
 use crate::lifecycle::{Policy, PolicyError, PolicySettings};
 use crate::store::{NEXT_KEY, Paths};
@@ -120,6 +121,28 @@ pub struct Options {
     #[arg(default_value = "3072", value_parser = value_parser!(u16).range(1..))]
     pub max_connections: u16,
 
+    /// Networks of the reverse proxies in front, believed in what they tell of clients [default: none]
+    #[arg(
+        long,
+        value_name = "CIDR[,CIDR]",
+        value_delimiter = ',',
+        env = "JWKS_SERVER_TRUSTED_PROXIES",
+        hide_env_values = true,
+        global = true
+    )]
+    pub trusted_proxies: Vec<Cidr>,
+
+    /// Between the signal to end and the end: goes on answering, not ready, each answer the last
+    #[arg(
+        long,
+        value_name = "DURATION",
+        env = "JWKS_SERVER_SHUTDOWN_DELAY",
+        hide_env_values = true,
+        global = true
+    )]
+    #[arg(default_value = "0s")]
+    pub shutdown_delay: Typed,
+
     /// How log lines look
     #[arg(
         long,
@@ -188,6 +211,10 @@ pub struct Config {
     pub bind: Option<IpAddr>,
     /// Connections at once, at least 1.
     pub max_connections: u16,
+    /// The networks of reverse proxies that are believed.
+    pub trusted_proxies: Vec<Cidr>,
+    /// From the signal to end to the end of accepting connections.
+    pub shutdown_delay: Duration,
     /// Where the keys lie.
     pub paths: Paths,
     /// The format of a first key.
@@ -224,6 +251,17 @@ impl Config {
             Some(_) => {}
         }
         let Options { port, bind, key_format, max_connections, .. } = *options;
-        Ok(Self { port, bind, max_connections, paths, key_format, policy })
+        let trusted_proxies = options.trusted_proxies.clone();
+        let shutdown_delay = options.shutdown_delay.0;
+        Ok(Self {
+            port,
+            bind,
+            max_connections,
+            trusted_proxies,
+            shutdown_delay,
+            paths,
+            key_format,
+            policy,
+        })
     }
 }

@@ -75,12 +75,14 @@
 //!     manager dies, so does the process: by SIGABRT in a release build, otherwise with an error.
 //! 11. Every connection is bounded: headers within 5 s, an answer taken within 10 s, also from the
 //!     kernel; memory, and the number of connections.
-//! 12. SIGTERM ends the process within 5 s; SIGKILL or a power cut is safe at any instant.
+//! 12. SIGTERM ends the process within 5 s, and the delay that was asked for; SIGKILL or a power cut is
+//!     safe at any instant.
 //! 13. No private key that the server has not looked at is ever destroyed.
 //! 14. Root's process acts in another user's directory with that user's power alone.
 //! 15. What the system refuses after the start (a thread, a descriptor), or a disk that does not answer,
 //!     ends and stalls nothing that is served: it is reported and tried again. All threads are made at
 //!     the start, but for notify's where that was refused.
+//! 16. One address, or many, with valid requests cannot keep others out.
 //!
 //! # Absent on purpose
 //!

@@ -21,7 +21,7 @@ const MAP: &[(&str, &[&str])] = &[
     ("clock", &["lifecycle"]),
     ("http", &["health", "snapshot"]),
     ("store", &["error", "jwk", "key", "lifecycle", "text"]),
-    ("config", &["key", "lifecycle", "store"]),
+    ("config", &["http", "key", "lifecycle", "store"]),
     ("keeper", &["clock", "error", "jwk", "key", "lifecycle", "store", "text"]),
     ("manager", &["clock", "error", "health", "jwk", "keeper", "lifecycle", "snapshot", "store"]),
     (

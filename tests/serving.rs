@@ -67,6 +67,8 @@ fn serve(dir: &Path) -> Serving {
     let (stop, stopped) = tokio::sync::oneshot::channel();
     let (ready, is_ready) = mpsc::channel();
     let config = Config {
+        trusted_proxies: Vec::new(),
+        shutdown_delay: std::time::Duration::ZERO,
         port: 0,
         bind: Some(IpAddr::V4(Ipv4Addr::LOCALHOST)),
         max_connections: 64,

@@ -14,7 +14,7 @@ import threading
 import time
 from pathlib import Path
 
-from attacks import ATTACKS, NEEDS_DESCRIPTORS
+from attacks import ATTACKS, CROWDED, NEEDS_DESCRIPTORS
 from legit import Legit
 from server import Failure, Server, tell
 
@@ -48,7 +48,8 @@ class Sampler(threading.Thread):
 def strike(name, attack, binary, directory):
     """Makes one attack; returns its row of the table, and what was wrong."""
     directory.mkdir(mode=0o700)
-    server = Server(binary, directory, attack.get("prefix", ()), attack.get("many_keys", False))
+    server = Server(binary, directory, attack.get("prefix", ()), attack.get("many_keys", False),
+                    attack.get("options", ()))
     server.start()
     problems, outcome, watched = [], {}, {}
     sampler = Sampler(server)
@@ -85,6 +86,11 @@ def strike(name, attack, binary, directory):
         if watched["failures"] and not attack.get("starves"):
             problems.append(f"{watched['failures']} legitimate requests failed, first: "
                             f"{watched['first_failure']}")
+        if watched["single_p99"] > attack.get("p99", float("inf")):
+            problems.append(f"a request took {watched['single_p99']:.0f} ms (p99), not {attack['p99']}")
+    again = outcome.get("served_again", 0)
+    if again > attack.get("served_again", float("inf")):
+        problems.append(f"served again after {again:.1f} s, not {attack['served_again']} s")
     closed, bound = outcome.get("closed"), attack.get("bound")
     if closed is not None and bound is not None and closed > bound[1]:
         problems.append(f"{bound[0]} s promised, {closed:.1f} s taken")
@@ -96,9 +102,11 @@ def strike(name, attack, binary, directory):
         f"{watched['p50']:.1f}/{watched['p99']:.1f} ms" if watched else "-",
         f"{rss:.1f} MiB", "FAILED" if problems else "passed",
     ]
+    alone = (f", a request by itself: p99 {watched['single_p99']:.0f} ms, longest "
+             f"{watched['longest']:.0f} ms") if watched else ""
     tell(f"{name}: {row[-1]} after {time.monotonic() - started:.1f} s; "
          f"{outcome.get('note', '')} (at most {sampler.most} connections"
-         f"{', longest single request %.0f ms' % watched['longest'] if watched else ''})")
+         f"{alone})")
     for problem in problems:
         tell(f"    {problem}")
     figures = {
@@ -127,7 +135,7 @@ def summary(figures):
 
 # What is quick, and says the same on a busy machine.
 CI = ["silent", "headers, then a byte a second", "slow read, nothing read", "65 KiB target, 101 headers",
-      "smuggling, alone", "SIGTERM with stalled clients", "SIGTERM with none (control)"]
+      CROWDED, "smuggling, alone", "SIGTERM with stalled clients", "SIGTERM with none (control)"]
 
 HEAD = ["attack", "connections", "closed within", "served again", "legitimate failures", "p50/p99",
         "RSS max", "verdict"]

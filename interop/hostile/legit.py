@@ -39,6 +39,7 @@ class Legit:
 
 
 def answered(client):
+    """Reads the answer; whether the connection is kept."""
     data = b""
     while True:
         more = client.recv(65536)
@@ -47,10 +48,10 @@ def answered(client):
         data += more
         answers, rest = parse(data)
         if answers:
-            (status, _, body), = answers
+            (status, headers, body), = answers
             if status != 200 or not body.startswith(b'{"keys":[{') or rest:
                 raise OSError(f"answered {data[:60]!r}")
-            return
+            return headers.get("connection") != "close"
 
 
 def connect(port):
@@ -71,8 +72,7 @@ def stream(port, rate, keeps, stopped, times, single, failures):
             client = kept or connect(port)
             kept = None
             client.sendall(GET if keeps else LAST_GET)
-            answered(client)
-            if keeps:
+            if answered(client) and keeps:
                 kept = client
             else:
                 client.close()
@@ -95,12 +95,15 @@ def main():
     stopped.set()
     for thread in streams:
         thread.join()
-    times.sort()
-    at = (lambda share: times[min(len(times) - 1, int(len(times) * share))] * 1000) if times \
-        else (lambda share: 0.0)
+
+    def at(share, times=times):
+        times.sort()
+        return times[min(len(times) - 1, int(len(times) * share))] * 1000 if times else 0.0
+
     print(json.dumps({"requests": len(times) + len(failures), "failures": len(failures),
                       "first_failure": failures[0] if failures else None,
                       "p50": at(0.5), "p99": at(0.99),
+                      "single_p99": at(0.99, single),
                       "longest": max(single, default=0) * 1000}))
 
 

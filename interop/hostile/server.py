@@ -98,8 +98,9 @@ def exchange(port, request, timeout=10, quiet=None):
 class Server:
     """A running jwks-server."""
 
-    def __init__(self, binary, directory, prefix=(), many_keys=False):
+    def __init__(self, binary, directory, prefix=(), many_keys=False, options=()):
         self.binary, self.directory, self.prefix = binary, directory, list(prefix)
+        self.options = list(options)
         self.environment = {name: value for name, value in os.environ.items()
                             if not name.startswith("JWKS_SERVER_")}
         self.log = directory / "log"
@@ -112,7 +113,8 @@ class Server:
         with self.log.open("wb") as log:
             # prlimit executes the program in its own place, so the process id is the server's.
             self.process = subprocess.Popen(
-                [*self.prefix, self.binary, "--port", "0", "--bind", "127.0.0.1"],
+                [*self.prefix, self.binary, "--port", "0", "--bind", "127.0.0.1",
+                 *self.options],
                 cwd=self.directory, stdout=log, stderr=log, stdin=subprocess.DEVNULL,
                 env=self.environment)
         deadline = time.monotonic() + 20

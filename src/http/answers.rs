@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::future::{Ready, ready};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use axum::Router;
 use axum::body::{Body, Bytes};
@@ -61,13 +62,13 @@ impl Handler<(), Arc<Snapshot>> for KeySet {
 }
 
 /// What answers at every other path.
-pub(super) fn router(health: Reader<Health>) -> Router {
+pub(super) fn router(state: Readiness) -> Router {
     let not_allowed = || ready(method_not_allowed("GET, HEAD"));
     Router::new()
         .route("/healthz", get(alive).fallback(not_allowed))
         .route("/readyz", get(readiness).fallback(not_allowed))
         .fallback(|| ready(refusal(StatusCode::NOT_FOUND)))
-        .with_state(health)
+        .with_state(state)
 }
 
 /// What a browser asks before a request that is more than a plain GET (Fetch, "CORS-preflight
@@ -88,8 +89,19 @@ async fn alive() -> Response {
     uncached(StatusCode::OK, JSON, r#"{"status":"ok"}"#)
 }
 
-async fn readiness(State(health): State<Reader<Health>>) -> Response {
-    match serde_json::to_vec(&*health.load()) {
+/// What decides whether clients should be sent here.
+#[derive(Debug, Clone)]
+pub(super) struct Readiness {
+    pub(super) health: Reader<Health>,
+    /// Whether the server is about to stop.
+    pub(super) is_leaving: Arc<AtomicBool>,
+}
+
+async fn readiness(State(state): State<Readiness>) -> Response {
+    if state.is_leaving.load(Ordering::Relaxed) {
+        return uncached(StatusCode::SERVICE_UNAVAILABLE, JSON, r#"{"status":"stopping"}"#);
+    }
+    match serde_json::to_vec(&*state.health.load()) {
         Ok(body) => uncached(StatusCode::OK, JSON, body),
         Err(_) => refusal(StatusCode::INTERNAL_SERVER_ERROR),
     }

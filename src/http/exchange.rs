@@ -3,8 +3,10 @@
 
 use std::convert::Infallible;
 use std::future::Ready;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 
 use axum::Router;
@@ -16,7 +18,7 @@ use axum::response::Response;
 use axum::routing::future::RouteFuture;
 use tower_service::Service as _;
 
-use super::answers::{KeySet, KeySets, refusal, router};
+use super::answers::{KeySet, KeySets, Readiness, refusal, router};
 use crate::health::Health;
 use crate::snapshot::{Reader, Snapshot};
 
@@ -27,13 +29,25 @@ use crate::snapshot::{Reader, Snapshot};
 pub struct Answers {
     sets: Reader<KeySets>,
     router: Router,
+    is_leaving: Arc<AtomicBool>,
 }
 
 impl Answers {
     /// Answers at the paths of `sets` with these, at `/healthz` and `/readyz` with `health`, and
     /// at any other path with 404.
     pub fn new(sets: Reader<KeySets>, health: Reader<Health>) -> Self {
-        Self { sets, router: router(health) }
+        let is_leaving = Arc::new(AtomicBool::new(false));
+        let router = router(Readiness { health, is_leaving: Arc::clone(&is_leaving) });
+        Self { sets, router, is_leaving }
+    }
+
+    /// From now on `/readyz` is 503, and each answer should close its connection.
+    pub(super) fn leave(&self) {
+        self.is_leaving.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_leaving(&self) -> bool {
+        self.is_leaving.load(Ordering::Relaxed)
     }
 
     /// The answer to one request of a connection.
@@ -55,7 +69,7 @@ impl Answers {
             // A copy of a router is a reference.
             Answer::Routed(Box::new(self.router.clone().call(request)))
         };
-        Exchange { answer, ends }
+        Exchange { answer, ends, client: None }
     }
 
     fn snapshot(&self, path: &str) -> Option<Arc<Snapshot>> {
@@ -67,6 +81,8 @@ impl Answers {
 pub struct Exchange {
     answer: Answer,
     ends: bool,
+    /// Who asked, where it is logged.
+    client: Option<IpAddr>,
 }
 
 enum Answer {
@@ -76,6 +92,16 @@ enum Answer {
 }
 
 impl Exchange {
+    /// The same, and the connection ends with it if `ends`.
+    pub(super) fn ending(self, ends: bool) -> Self {
+        Self { ends: self.ends || ends, ..self }
+    }
+
+    /// The same, and `client` is logged with it if it is given.
+    pub(super) fn told_of(self, client: Option<IpAddr>) -> Self {
+        Self { client, ..self }
+    }
+
     /// Whether the connection ends with it, whatever the client wants.
     pub(super) fn ends(&self) -> bool {
         self.ends
@@ -95,6 +121,9 @@ impl Future for Exchange {
         };
         if self.ends {
             answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        if let Some(client) = self.client {
+            tracing::debug!(%client, status = answer.status().as_u16(), "answered");
         }
         Poll::Ready(Ok(answer))
     }

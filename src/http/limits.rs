@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
+use super::source::Cidr;
+
 /// The bytes of a request's head that are read, and no more: hyper answers 431 beyond it.
 ///
 /// It is also the size of a connection's read buffer, and the least that hyper allows.
@@ -23,9 +25,10 @@ pub(super) const MAX_LINGER_BYTES: usize = 256 * 1024;
 const RESERVED_DESCRIPTORS: u64 = 64;
 
 /// What clients may take. Every bound holds for each connection by itself, on the monotonic clock.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
-    /// Connections at once; further ones wait in the listener's backlog. Lowered to what the
+    /// Connections at once; for a further one an old one gives way, or else it waits in the listener's
+    /// backlog. Lowered to what the
     /// process's descriptor limit allows, less a reserve for files.
     pub max_connections: usize,
     /// While there are no more connections than these, each keeps what it needs for a request, about
@@ -44,12 +47,24 @@ pub struct Limits {
     /// What bounds the two of them as well, while three quarters of the connections are taken: others
     /// wait for a slot.
     pub crowded_timeout: Duration,
+    /// While all slots are taken, a connection gives way to a new one: of the source that holds most the
+    /// oldest, yet none before this much time since its first moment, so that it can make its request.
+    pub tenure: Duration,
+    /// Proxies that speak for others: their connections neither give way nor are closed after an answer
+    /// while slots are few, and what they tell of their clients is believed.
+    pub trusted_proxies: Vec<Cidr>,
     /// How long the client of a connection that is closed after an answer has to take the answer and
     /// close its side, unless it has asked for the close and has sent all: what it does not take then
     /// is the kernel's, for the write timeout. Closing at once would reset the connection if the client
     /// still sends, and the answer would be lost (RFC 9112 section 9.6).
     pub linger_timeout: Duration,
-    /// From the shutdown signal to the end of every connection.
+    /// From the shutdown signal to the stop: meanwhile connections are accepted, and closed after one
+    /// answer, so that whoever sends clients here has time to hear of it.
+    pub shutdown_delay: Duration,
+    /// From the stop to the end of a head that has begun, and of a connection that is closed after an
+    /// answer. What has not begun to come is not waited for.
+    pub stop_timeout: Duration,
+    /// From the stop to the end of every connection.
     pub drain_timeout: Duration,
 }
 
@@ -62,7 +77,11 @@ impl Default for Limits {
             write_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_mins(1),
             crowded_timeout: Duration::from_secs(2),
+            tenure: Duration::from_millis(250),
+            trusted_proxies: Vec::new(),
             linger_timeout: Duration::from_secs(1),
+            shutdown_delay: Duration::ZERO,
+            stop_timeout: Duration::from_millis(250),
             drain_timeout: Duration::from_secs(3),
         }
     }
@@ -114,6 +133,6 @@ mod tests {
     #[test]
     fn fitting_never_raises_the_cap() {
         let limits = Limits { max_connections: 3, ..Limits::default() };
-        assert_eq!(limits.fit_descriptors(), limits);
+        assert_eq!(limits.clone().fit_descriptors(), limits);
     }
 }

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
@@ -59,17 +60,17 @@ impl Acceptor {
         Self { listener, failing: false }
     }
 
-    /// The next connection.
+    /// The next connection, and whose it is.
     ///
     /// The kernel hands some failures of the peer or the network through (`accept(2)`): they concern
     /// that one connection, which is gone. Others, as when descriptors have run out, last: then the
     /// next try comes after [`ACCEPT_PAUSE`], or as soon as a connection ends.
-    pub(super) async fn accept(&mut self) -> TcpStream {
+    pub(super) async fn accept(&mut self) -> (TcpStream, IpAddr) {
         loop {
             match self.listener.accept().await {
-                Ok((stream, _)) => {
+                Ok((stream, address)) => {
                     self.failing = false;
-                    return stream;
+                    return (stream, address.ip());
                 }
                 Err(error) if concerns_one_connection(&error) => {}
                 Err(error) => {
@@ -80,6 +81,14 @@ impl Acceptor {
                     sleep(ACCEPT_PAUSE).await;
                 }
             }
+        }
+    }
+
+    /// A connection that waits already, and whose it is.
+    pub(super) fn waiting(&self) -> Option<(TcpStream, IpAddr)> {
+        match self.listener.poll_accept(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(Ok((stream, address))) => Some((stream, address.ip())),
+            _ => None,
         }
     }
 }

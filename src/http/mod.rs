@@ -2,47 +2,51 @@
 //! [`Answers`] answers.
 //!
 //! HTTP/1.1 and 1.0 in the clear, as an authorization server or the reverse proxy before it speaks.
-//! It knows no manager, store or key: what it serves comes through two [`Reader`]s.
+//! It knows no manager, store or key: what it serves comes through [`Reader`]s.
 
 mod answers;
+mod bounds;
+mod connection;
+mod crowd;
 mod exchange;
 mod if_none_match;
 mod limits;
 mod listener;
+mod source;
 mod stream;
 
-use std::future::poll_fn;
-use std::pin::{Pin, pin};
+use std::future::pending;
+use std::net::IpAddr;
+use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 
-use axum::http::Request;
-use hyper::body::Incoming;
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
-use tokio::io::AsyncWrite as _;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
-use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::task::{AbortHandle, JoinSet, yield_now};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 pub use self::answers::{KEY_SET_PATH, KeySets};
+use self::bounds::Bounds;
+use self::connection::Server;
+use self::crowd::{Age, Crowd};
 pub use self::exchange::{Answers, Exchange};
 pub use self::limits::Limits;
-use self::limits::MAX_HEAD_BYTES;
 use self::listener::Acceptor;
 pub use self::listener::listen;
-use self::stream::{BoundedStream, Bounds};
+use self::source::Source;
+pub use self::source::{Cidr, CidrError};
 use crate::health::Health;
 use crate::snapshot::Reader;
 
 /// Serves the newest of `sets` and `health` to the clients of `listener`, which is one of [`listen`],
 /// until `shutdown`.
 ///
-/// Then no connection is accepted any more, idle ones are closed at once, answers that are under way
-/// are finished, and what is left after [`Limits::drain_timeout`] is dropped. Dropping the future
-/// drops every connection.
+/// For [`Limits::shutdown_delay`] connections are still accepted then, each answer closes its
+/// connection, and `/readyz` is 503. After it no connection is accepted any more, those from which no
+/// request has begun to come are closed at once, a request that has begun has
+/// [`Limits::stop_timeout`] to be whole, answers that are under way are finished, and what is left after
+/// [`Limits::drain_timeout`] is dropped. Dropping the future drops every connection.
 pub async fn serve(
     listener: TcpListener,
     sets: Reader<KeySets>,
@@ -58,108 +62,134 @@ pub async fn serve(
             "the descriptor limit allows fewer connections"
         );
     }
-    let server = Arc::new(Server {
-        http: protocol(),
-        answers: Answers::new(sets, health),
-        bounds: Arc::new(Bounds { limits, connections: AtomicUsize::new(0) }),
-    });
-    let (stop, stopped) = watch::channel(());
-    let mut connections = JoinSet::new();
+    let mut connections =
+        Connections::new(Server::new(Answers::new(sets, health), Bounds::new(limits)));
     let mut acceptor = Acceptor::new(listener);
-    let mut shutdown = pin!(shutdown);
-    loop {
-        tokio::select! {
-            biased;
-            () = &mut shutdown => break,
-            Some(_) = connections.join_next() => {}
-            stream = acceptor.accept(), if connections.len() < limits.max_connections => {
-                connections.spawn(Arc::clone(&server).converse(stream, stopped.clone()));
-            }
-        }
-        server.bounds.connections.store(connections.len(), Ordering::Relaxed);
+    connections.take(&mut acceptor, shutdown).await;
+
+    let server = Arc::clone(&connections.server);
+    let limits = &server.bounds.limits;
+    server.answers.leave();
+    if !limits.shutdown_delay.is_zero() {
+        connections.take(&mut acceptor, sleep(limits.shutdown_delay)).await;
     }
+    // The runtime looks at the sockets first.
+    yield_now().await;
+    connections.take_waiting(&acceptor);
     drop(acceptor);
-    stop.send_replace(());
-    let drained = async { while connections.join_next().await.is_some() {} };
-    if timeout(limits.drain_timeout, drained).await.is_err() {
+    connections.stop();
+    if timeout(limits.drain_timeout, connections.drained()).await.is_err() {
+        let connections = &mut connections.tasks;
         tracing::warn!(connections = connections.len(), "dropping connections that do not end");
         connections.shutdown().await;
     }
 }
 
-/// How hyper is to speak. What concerns time is [`BoundedStream`]'s.
-fn protocol() -> http1::Builder {
-    let mut http = http1::Builder::new();
-    http.max_buf_size(MAX_HEAD_BYTES)
-        .header_read_timeout(None)
-        // A client that closes its side after the request is owed the answer all the same.
-        .half_close(true);
-    http
-}
-
-/// What a connection needs.
+/// All connections there are.
 #[derive(Debug)]
-struct Server {
-    http: http1::Builder,
-    answers: Answers,
-    bounds: Arc<Bounds>,
+struct Connections {
+    server: Arc<Server>,
+    tasks: JoinSet<Age>,
+    /// Those that give way to others, and from when on.
+    crowd: Crowd<(Instant, AbortHandle)>,
+    next_age: Age,
+    stop: watch::Sender<bool>,
 }
 
-impl Server {
-    /// Answers the requests of one client until either side has enough, or `stopped` changes.
-    ///
-    /// A connection from which nothing has come yet, or for a while, is a socket and a timer: what
-    /// hyper needs for a request is made when there is one.
-    async fn converse(self: Arc<Self>, stream: TcpStream, mut stopped: watch::Receiver<()>) {
-        let mut stream = BoundedStream::new(stream, Arc::clone(&self.bounds));
-        // Whether the client is done if the connection ends after the answer under way: its request
-        // had no content, and it is not we who want the end.
-        let is_last = AtomicBool::new(false);
-        let service = service_fn(|request: Request<Incoming>| {
-            let exchange = self.answers.answer(request);
-            is_last.store(!exchange.ends(), Ordering::Relaxed);
-            exchange
-        });
+/// Whether there is a slot for one more connection.
+enum Slot {
+    Free,
+    /// From then on an old connection gives way.
+    From(Instant),
+    None,
+}
+
+impl Connections {
+    fn new(server: Server) -> Self {
+        let (stop, _) = watch::channel(false);
+        let (tasks, crowd) = (JoinSet::new(), Crowd::new());
+        Self { server: Arc::new(server), tasks, crowd, next_age: 0, stop }
+    }
+
+    /// Takes connections until `end`.
+    async fn take(&mut self, acceptor: &mut Acceptor, end: impl Future<Output = ()>) {
+        let mut end = pin!(end);
         loop {
-            let begun = tokio::select! {
-                // A request that has arrived is answered, even if the signal came first.
-                biased;
-                begun = stream.begin() => begun,
-                _ = stopped.changed() => return,
+            let (is_free, from) = match self.slot() {
+                Slot::Free => (true, None),
+                Slot::From(at) if at <= Instant::now() => (true, None),
+                Slot::From(at) => (false, Some(at)),
+                Slot::None => (false, None),
             };
-            if !begun.unwrap_or(false) {
-                return;
-            }
-            let connection = self.http.serve_connection(TokioIo::new(stream), service);
-            let mut connection = Box::new(connection);
-            let (ended, stopping) = tokio::select! {
+            tokio::select! {
                 biased;
-                ended = poll_fn(|cx| connection.poll_without_shutdown(cx)) => (ended, false),
-                _ = stopped.changed() => {
-                    Pin::new(&mut *connection).graceful_shutdown();
-                    (poll_fn(|cx| connection.poll_without_shutdown(cx)).await, true)
+                () = &mut end => return,
+                Some(ended) = self.tasks.join_next() => {
+                    // One that was ended from here is out already.
+                    if let Ok(age) = ended {
+                        self.crowd.remove(age);
+                    }
                 }
-            };
-            let parts = connection.into_parts();
-            stream = parts.io.into_inner();
-            // An empty line before a request means nothing (RFC 9112 section 2.2).
-            let between = parts.read_buf.iter().all(|byte| b"\r\n".contains(byte));
-            if stream.is_parked() && between && !stopping {
-                continue;
+                (stream, address) = acceptor.accept(), if is_free => self.add(stream, address),
+                () = async { match from {
+                    Some(at) => sleep_until(at).await,
+                    None => pending().await,
+                } } => {}
             }
-            let is_done = ended.is_ok()
-                && !stopping
-                && is_last.load(Ordering::Relaxed)
-                && parts.read_buf.is_empty()
-                && !stream.has_more();
-            if let Err(error) = ended {
-                tracing::trace!(%error, "connection ended early");
-            }
-            if !is_done && !stream.is_exceeded() {
-                // The peer may be gone, which is an end as well.
-                let _ = poll_fn(|cx| Pin::new(&mut stream).poll_shutdown(cx)).await;
-            }
-            return;
+            self.server.bounds.connections.store(self.tasks.len(), Ordering::Relaxed);
         }
+    }
+
+    fn slot(&self) -> Slot {
+        let limits = &self.server.bounds.limits;
+        // One that has been told to give way has its slot until it is gone.
+        match self.tasks.len().cmp(&limits.max_connections) {
+            std::cmp::Ordering::Less => Slot::Free,
+            std::cmp::Ordering::Greater => Slot::None,
+            std::cmp::Ordering::Equal => match self.crowd.next() {
+                Some((_, (since, _))) => Slot::From(*since + limits.tenure),
+                None => Slot::None,
+            },
+        }
+    }
+
+    /// Takes a connection, for which another one gives way if all slots are taken.
+    fn add(&mut self, stream: TcpStream, address: IpAddr) {
+        if self.tasks.len() >= self.server.bounds.limits.max_connections
+            && let Some((age, _)) = self.crowd.next()
+            && let Some((_, task)) = self.crowd.remove(age)
+        {
+            task.abort();
+        }
+        let peer = self.server.peer(address);
+        let age = self.next_age;
+        self.next_age += 1;
+        let conversation = Arc::clone(&self.server).converse(stream, peer, self.stop.subscribe());
+        let task = self.tasks.spawn(async move {
+            conversation.await;
+            age
+        });
+        if peer.yields {
+            self.crowd.add(age, Source::from(address), (Instant::now(), task));
+        }
+    }
+
+    /// Takes the connections that the kernel has taken already, as far as there are slots: what they
+    /// have sent would be lost.
+    fn take_waiting(&mut self, acceptor: &Acceptor) {
+        while let Slot::Free = self.slot()
+            && let Some((stream, address)) = acceptor.waiting()
+        {
+            self.add(stream, address);
+        }
+    }
+
+    fn stop(&self) {
+        self.server.bounds.stop();
+        self.stop.send_replace(true);
+    }
+
+    async fn drained(&mut self) {
+        while self.tasks.join_next().await.is_some() {}
     }
 }

@@ -9,7 +9,6 @@ use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -17,33 +16,15 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::limits::{Limits, MAX_LINGER_BYTES};
-
-/// What all connections of a server share.
-#[derive(Debug)]
-pub(super) struct Bounds {
-    /// The bounds in time.
-    pub(super) limits: Limits,
-    /// How many connections there are.
-    pub(super) connections: AtomicUsize,
-}
-
-impl Bounds {
-    /// Whether slots are so few that an idle connection should not keep its own for long.
-    fn is_crowded(&self) -> bool {
-        self.connections.load(Ordering::Relaxed) * 4 >= self.limits.max_connections * 3
-    }
-
-    /// Whether an idle connection should keep what it needs for a request.
-    fn is_roomy(&self) -> bool {
-        self.connections.load(Ordering::Relaxed) <= self.limits.ready_connections
-    }
-}
+use super::bounds::Bounds;
+use super::limits::MAX_LINGER_BYTES;
 
 /// Where the exchange on a stream stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
-    /// The head of a request is awaited since then.
+    /// Since then, the first moment of the connection, nothing has come.
+    Silent { since: Instant },
+    /// Since then the end of a head is awaited.
     Head { since: Instant },
     /// The first bytes of a request have come, and no read has waited since.
     Arrived,
@@ -58,8 +39,8 @@ enum Phase {
     Idle { since: Instant, parked: bool },
     /// The peer has exceeded a bound.
     Exceeded,
-    /// Our side is closed; what the peer still sends is discarded until then, or so many bytes.
-    Closing { until: Instant, left: usize },
+    /// Our side is closed since then; of what the peer still sends, so many bytes are discarded.
+    Closing { since: Instant, left: usize },
 }
 
 /// After this much time without a request a connection keeps no more than its socket.
@@ -70,6 +51,8 @@ const PARK_AFTER: Duration = Duration::from_millis(250);
 pub(super) struct BoundedStream {
     stream: TcpStream,
     bounds: Arc<Bounds>,
+    /// Whether the peer has less time while slots are few.
+    yields: bool,
     phase: Phase,
     /// What was read by [`begin`](Self::begin), until the next read takes it.
     begun: Vec<u8>,
@@ -83,12 +66,13 @@ pub(super) struct BoundedStream {
 
 impl BoundedStream {
     /// Bounds `stream`, of which this is the first moment.
-    pub(super) fn new(stream: TcpStream, bounds: Arc<Bounds>) -> Self {
+    pub(super) fn new(stream: TcpStream, bounds: Arc<Bounds>, yields: bool) -> Self {
         let since = Instant::now();
         let first_look = bounds.limits.header_timeout.min(bounds.limits.crowded_timeout);
         let timer = Box::pin(sleep_until(since + first_look));
-        let phase = Phase::Head { since };
-        Self { stream, bounds, phase, begun: Vec::new(), tail: [0; 3], lingers: false, timer }
+        let phase = Phase::Silent { since };
+        let (begun, tail) = (Vec::new(), [0; 3]);
+        Self { stream, bounds, yields, phase, begun, tail, lingers: false, timer }
     }
 
     /// Whether the last read failed for no other reason than that the connection is idle: it can be
@@ -145,17 +129,28 @@ impl BoundedStream {
     /// `now`.
     fn due(&self, now: Instant) -> Option<Instant> {
         let limits = &self.bounds.limits;
-        match self.phase {
-            Phase::Arrived | Phase::Answer | Phase::Answered | Phase::Exceeded => None,
-            Phase::Blocked { until } | Phase::Closing { until, .. } => Some(until),
-            Phase::Head { since } => Some(self.patience(since, limits.header_timeout, now)),
+        let due = match self.phase {
+            Phase::Arrived | Phase::Answer | Phase::Answered | Phase::Exceeded => return None,
+            Phase::Blocked { until } => return Some(until),
+            Phase::Silent { since } | Phase::Head { since } => {
+                self.patience(since, limits.header_timeout, now)
+            }
             Phase::Idle { since, parked: false } => {
-                Some((since + PARK_AFTER).min(self.patience(since, limits.idle_timeout, now)))
+                (since + PARK_AFTER).min(self.patience(since, limits.idle_timeout, now))
             }
-            Phase::Idle { since, parked: true } => {
-                Some(self.patience(since, limits.idle_timeout, now))
+            Phase::Idle { since, parked: true } => self.patience(since, limits.idle_timeout, now),
+            Phase::Closing { since, .. } => since + limits.linger_timeout,
+        };
+        let Some(stopped_at) = self.bounds.stopped_at() else {
+            return Some(due);
+        };
+        // An answer under way is the peer's; what it has not begun to send never comes.
+        Some(match self.phase {
+            Phase::Head { since } | Phase::Closing { since, .. } => {
+                due.min(since.max(stopped_at) + limits.stop_timeout)
             }
-        }
+            _ => due.min(stopped_at),
+        })
     }
 
     /// When to look again whether the peer has had `timeout` since `since`; it is shorter while slots
@@ -163,12 +158,17 @@ impl BoundedStream {
     fn patience(&self, since: Instant, timeout: Duration, now: Instant) -> Instant {
         // In short steps, since it may get crowded meanwhile.
         let step = self.bounds.limits.crowded_timeout.max(Duration::from_millis(1));
-        let end = since + if self.bounds.is_crowded() { timeout.min(step) } else { timeout };
+        let is_crowded = self.yields && self.bounds.is_crowded();
+        let end = since + if is_crowded { timeout.min(step) } else { timeout };
         if end > now { end.min(now + step) } else { end }
     }
 
     /// Ready with an error once the bound of this phase is exceeded.
     fn poll_exceeded(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        if self.bounds.stopped_at().is_some() {
+            // The timer was set when there was more time.
+            self.enter(self.phase, Instant::now());
+        }
         loop {
             ready!(self.timer.as_mut().poll(cx));
             let now = Instant::now();
@@ -178,7 +178,9 @@ impl BoundedStream {
                 Some(due) => self.timer.as_mut().reset(due),
             }
         }
-        if let Phase::Idle { since, parked: false } = self.phase {
+        if let Phase::Idle { since, parked: false } = self.phase
+            && self.bounds.stopped_at().is_none()
+        {
             // To be parked is no offence.
             self.phase = Phase::Idle { since, parked: true };
             return Poll::Ready(io::ErrorKind::WouldBlock.into());
@@ -197,9 +199,11 @@ impl BoundedStream {
         if bytes.is_empty() {
             return;
         }
-        if let Phase::Answered | Phase::Idle { .. } = self.phase {
+        match self.phase {
             // Most requests come whole, and are answered before anything has to wait.
-            self.phase = Phase::Arrived;
+            Phase::Answered | Phase::Idle { .. } => self.phase = Phase::Arrived,
+            Phase::Silent { since } => self.phase = Phase::Head { since },
+            _ => {}
         }
         for &byte in bytes.iter().skip(bytes.len().saturating_sub(self.tail.len())) {
             self.tail = [self.tail[1], self.tail[2], byte];
@@ -330,9 +334,7 @@ impl AsyncWrite for BoundedStream {
                 return Poll::Ready(Ok(()));
             }
             let now = Instant::now();
-            let until = now + this.bounds.limits.linger_timeout;
-            let left = MAX_LINGER_BYTES;
-            this.enter(Phase::Closing { until, left }, now);
+            this.enter(Phase::Closing { since: now, left: MAX_LINGER_BYTES }, now);
         }
         this.poll_discard(cx).map(Ok)
     }
@@ -346,6 +348,7 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
+    use crate::http::Limits;
 
     /// Polls once, outside of any task.
     fn poll_once<T>(future: Pin<&mut impl Future<Output = T>>) -> Poll<T> {
@@ -357,9 +360,8 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (stream, _) = listener.accept().await.unwrap();
-        let connections = AtomicUsize::new(0);
-        let bounds = Bounds { limits: Limits::default(), connections };
-        let mut stream = BoundedStream::new(stream, Arc::new(bounds));
+        let bounds = Bounds::new(Limits::default());
+        let mut stream = BoundedStream::new(stream, Arc::new(bounds), true);
         {
             let mut begun = pin!(stream.begin());
             assert!(poll_once(begun.as_mut()).is_pending());

@@ -65,11 +65,16 @@ pub fn bind(config: &Config) -> io::Result<TcpListener> {
 }
 
 fn limits(config: &Config) -> Limits {
-    Limits { max_connections: config.max_connections.into(), ..Limits::default() }
+    Limits {
+        max_connections: config.max_connections.into(),
+        trusted_proxies: config.trusted_proxies.clone(),
+        shutdown_delay: config.shutdown_delay,
+        ..Limits::default()
+    }
 }
 
-/// Makes the threads and the runtime, and serves until `shutdown`, and then until the open requests
-/// are answered, 3 s at most.
+/// Makes the threads and the runtime, and serves until `shutdown` and its delay, and then until the
+/// open requests are answered, 3 s at most.
 ///
 /// `ready` is called once a set is served and the directory has been brought up to date. `shutdown` is
 /// polled inside the runtime.
@@ -114,28 +119,20 @@ async fn serve(
         asked = &mut shutdown => return asked.map_err(refused("signal handlers")),
     };
 
-    let mut manager = pin!(set.keep(pulse, ready));
-    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let sets = KeySets::from([(KEY_SET_PATH.to_owned(), snapshot)]);
     // Held, so that sets could come and go.
     let (_sets, sets) = channel(sets);
+    let mut asked = Ok(());
     let serving = http::serve(listener, sets, health, limits(config), async {
-        // The sender is dropped when this function ends early; that is a stop as well.
-        let _ = stopped.await;
+        asked = shutdown.await;
+        info!("stopping");
     });
-    let mut serving = pin!(serving);
+    // The keys are kept for as long as they are served.
     tokio::select! {
-        () = &mut manager => Err(ServeError::ManagerDied),
-        () = &mut serving => Ok(()),
-        asked = &mut shutdown => {
-            asked.map_err(refused("signal handlers"))?;
-            info!("stopping");
-            // The receiver is there as long as `serving` is.
-            let _ = stop.send(());
-            serving.await;
-            Ok(())
-        }
+        () = set.keep(pulse, ready) => return Err(ServeError::ManagerDied),
+        () = serving => {}
     }
+    asked.map_err(refused("signal handlers"))
 }
 
 /// The directories in which changes are to be heard.

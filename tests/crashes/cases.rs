@@ -205,6 +205,8 @@ impl Case {
     /// Does it.
     pub fn run(&self, disk: &Disk, clock: &After) -> Result<(), String> {
         let config = Config {
+            trusted_proxies: Vec::new(),
+            shutdown_delay: Duration::ZERO,
             port: 0,
             bind: None,
             max_connections: 1,

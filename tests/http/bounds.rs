@@ -250,15 +250,16 @@ async fn a_client_that_takes_an_answer_drop_by_drop_is_not_waited_for() {
 #[tokio::test]
 async fn clients_beyond_the_cap_are_served_when_a_slot_is_free() {
     let server = start(Limits { max_connections: 2, ..wide() }).await;
-    let (mut first, mut second) = (server.connect().await, server.connect().await);
+    let mut first = server.connect().await;
     first.get().await;
+    let mut second = server.connect().await;
     second.get().await;
     let mut third = server.connect().await;
     third.send(LAST_GET).await;
     assert!(timeout(LATER, third.0.readable()).await.is_err());
-    drop(first);
+    drop(second);
     third.next_answer().await;
-    second.get().await;
+    first.get().await;
 }
 
 #[tokio::test]

@@ -8,6 +8,7 @@
 mod bounds;
 mod conditional;
 mod contract;
+mod crowding;
 mod hostile;
 mod server;
 mod shutdown;

@@ -29,7 +29,11 @@ pub(crate) fn wide() -> Limits {
         write_timeout: LONG,
         idle_timeout: LONG,
         crowded_timeout: LONG,
+        tenure: LONG,
+        trusted_proxies: Vec::new(),
         linger_timeout: LONG,
+        shutdown_delay: Duration::ZERO,
+        stop_timeout: LONG,
         drain_timeout: LONG,
     }
 }
@@ -80,6 +84,13 @@ pub(crate) fn snapshot(version: u32, keys: u16) -> Snapshot {
 impl Server {
     pub(crate) async fn connect(&self) -> Client {
         Client(TcpStream::connect(self.address).await.unwrap())
+    }
+
+    /// A client with the address 127.0.0.`host`, which is a source of its own.
+    pub(crate) async fn connect_from(&self, host: u8) -> Client {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind((Ipv4Addr::new(127, 0, 0, host), 0).into()).unwrap();
+        Client(socket.connect(self.address).await.unwrap())
     }
 
     /// A client whose kernel takes next to nothing that it does not read.

@@ -221,6 +221,8 @@ impl World {
 
     fn config(&self) -> Config {
         Config {
+            trusted_proxies: Vec::new(),
+            shutdown_delay: std::time::Duration::ZERO,
             port: 0,
             bind: None,
             max_connections: 1,

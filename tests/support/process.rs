@@ -59,7 +59,16 @@ pub(crate) fn write_key(file: &Path, key: &SigningKey) {
 /// What a command is told.
 pub(crate) fn config(dir: &Path, policy: Policy) -> Config {
     let (paths, key_format) = (paths(dir), KeyFormat::Sec1);
-    Config { port: 0, bind: None, max_connections: 1, paths, key_format, policy }
+    Config {
+        port: 0,
+        bind: None,
+        max_connections: 1,
+        trusted_proxies: Vec::new(),
+        shutdown_delay: Duration::ZERO,
+        paths,
+        key_format,
+        policy,
+    }
 }
 
 impl Process {
