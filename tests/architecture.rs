@@ -19,7 +19,7 @@ const MAP: &[(&str, &[&str])] = &[
     ("assertion", &["jwk", "key"]),
     ("lifecycle", &["jwk"]),
     ("clock", &["lifecycle"]),
-    ("http", &["health", "snapshot"]),
+    ("http", &["health", "snapshot", "text"]),
     ("store", &["error", "jwk", "key", "lifecycle", "text"]),
     ("config", &["http", "key", "lifecycle", "store"]),
     ("keeper", &["clock", "error", "jwk", "key", "lifecycle", "store", "text"]),

@@ -21,6 +21,7 @@ use axum::routing::get;
 use super::if_none_match;
 use crate::health::Health;
 use crate::snapshot::{Reader, Snapshot};
+use crate::text;
 
 /// Where the key set is served.
 pub const KEY_SET_PATH: &str = "/.well-known/jwks.json";
@@ -101,8 +102,9 @@ async fn readiness(State(state): State<Readiness>) -> Response {
     if state.is_leaving.load(Ordering::Relaxed) {
         return uncached(StatusCode::SERVICE_UNAVAILABLE, JSON, r#"{"status":"stopping"}"#);
     }
-    match serde_json::to_vec(&*state.health.load()) {
-        Ok(body) => uncached(StatusCode::OK, JSON, body),
+    match serde_json::to_string(&*state.health.load()) {
+        // File names may be anybody's.
+        Ok(body) => uncached(StatusCode::OK, JSON, text::json(&body).into_owned()),
         Err(_) => refusal(StatusCode::INTERNAL_SERVER_ERROR),
     }
 }

@@ -63,9 +63,10 @@ impl Directory {
             }
             New::File(file) => {
                 match self.handle.link(file, &aside) {
-                    // A file system without links: the look just before comes close.
+                    // A file system without links, or another user's file, which may not be linked:
+                    // a look just before comes close.
                     Err(error) if error.kind() == io::ErrorKind::Unsupported => {
-                        return self.rename_over(file, name, old);
+                        return self.rename_over(file, name, old, new);
                     }
                     linked => linked.map_err(|source| self.failed("rename", file, source))?,
                 }
@@ -78,7 +79,7 @@ impl Directory {
         match self.handle.exchange(&aside, name) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::Unsupported => {
-                return self.rename_over(&aside, name, old).inspect_err(|_| {
+                return self.rename_over(&aside, name, old, new).inspect_err(|_| {
                     let _ = self.handle.unlink(&aside);
                 });
             }
@@ -187,9 +188,17 @@ impl Directory {
     }
 
     /// As close as a file system comes that can neither exchange files nor link them.
-    fn rename_over(&self, from: &OsStr, name: &OsStr, old: KeyId) -> Result<(), WriteError> {
-        if self.found(name).ok() != Some(Found::Key(old)) {
-            return Err(self.overtaken(name));
+    fn rename_over(
+        &self,
+        from: &OsStr,
+        name: &OsStr,
+        old: KeyId,
+        new: KeyId,
+    ) -> Result<(), WriteError> {
+        for (name, kid) in [(from, new), (name, old)] {
+            if self.found(name).ok() != Some(Found::Key(kid)) {
+                return Err(self.overtaken(name));
+            }
         }
         self.handle
             .rename(from, name, Existing::Replace)
