@@ -31,12 +31,14 @@ const LONGEST_GAP: Duration = Duration::from_millis(500);
 /// How long a start waits for another server to make the first key, and for a record to be readable.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// A look that takes longer is reported.
-const STUCK: Duration = Duration::from_secs(5);
+pub(super) const STUCK: Duration = Duration::from_secs(5);
 
 /// What the task keeps, and what it needs for it.
 pub(super) struct Set<'a, C> {
     disk: &'a Disk,
     root: PathBuf,
+    /// How long a look may take before it is reported.
+    stuck: Duration,
     clock: Arc<C>,
     /// With the disk's thread during a look.
     manager: Manager,
@@ -59,6 +61,7 @@ pub(super) async fn start<'a, C: Clock>(
     disk: &'a Disk,
     mut watcher: Watcher,
     clock: C,
+    stuck: Duration,
 ) -> Result<Started<'a, C>, ServeError> {
     let mut clock = Arc::new(clock);
     let deadline = Instant::now() + PATIENCE;
@@ -71,7 +74,7 @@ pub(super) async fn start<'a, C: Clock>(
             watcher.rearm();
             (Manager::start(store, policy, &*clock, unread), watcher, clock)
         });
-        let done = unless_stuck(work, config.paths.root(), || {}).await;
+        let done = unless_stuck(work, config.paths.root(), stuck, || {}).await;
         let started;
         (started, watcher, clock) = done.ok_or(ServeError::ManagerDied)?;
         match started {
@@ -82,7 +85,8 @@ pub(super) async fn start<'a, C: Clock>(
                 let (manager, snapshot, inner) = started?;
                 let (publisher, health) = channel(Health::default());
                 let root = config.paths.root().to_owned();
-                let set = Set { disk, root, clock, manager, watcher, inner, health: publisher };
+                let set =
+                    Set { disk, root, stuck, clock, manager, watcher, inner, health: publisher };
                 return Ok((set, snapshot, health));
             }
         }
@@ -119,7 +123,7 @@ impl<C: Clock> Set<'_, C> {
 
     /// Has the manager look once, and says when to do so again; `None` if it panicked.
     async fn look(self) -> Option<(Self, Duration)> {
-        let Self { disk, root, clock, mut manager, mut watcher, inner, mut health } = self;
+        let Self { disk, root, stuck, clock, mut manager, mut watcher, inner, mut health } = self;
         let work = disk.run({
             let clock = Arc::clone(&clock);
             move || {
@@ -135,35 +139,36 @@ impl<C: Clock> Set<'_, C> {
                 (manager, watcher, wake_after)
             }
         });
-        let stuck = || {
+        let report = || {
             let mut degraded = inner.load().degraded.clone();
             degraded.insert(Degradation { code: "set_stuck", file: None });
             health.publish(Health { degraded });
         };
-        let (manager, watcher, wake_after) = unless_stuck(work, &root, stuck).await?;
+        let (manager, watcher, wake_after) = unless_stuck(work, &root, stuck, report).await?;
         health.publish(Health::clone(&inner.load()));
-        Some((Self { disk, root, clock, manager, watcher, inner, health }, wake_after))
+        Some((Self { disk, root, stuck, clock, manager, watcher, inner, health }, wake_after))
     }
 }
 
-/// What comes of `work` on the directory `root`; `stuck` is called if that takes too long.
+/// What comes of `work` on the directory `root`; `report` is called if that takes longer than `stuck`.
 async fn unless_stuck<T>(
     work: impl Future<Output = Option<T>>,
     root: &Path,
-    stuck: impl FnOnce(),
+    stuck: Duration,
+    report: impl FnOnce(),
 ) -> Option<T> {
     let mut work = pin!(work);
-    if let Ok(done) = timeout(STUCK, &mut work).await {
+    if let Ok(done) = timeout(stuck, &mut work).await {
         return done;
     }
     let root = root.display().to_string();
     let reason = format!(
         "{}: a look has taken more than {} s, so a disk does not answer; what is served stays as it is",
         root.escape_debug(),
-        STUCK.as_secs()
+        stuck.as_secs()
     );
     warn!(code = "set_stuck", "{reason}");
-    stuck();
+    report();
     let done = work.await;
     info!(code = "set_stuck", "resolved: {reason}");
     done
@@ -174,5 +179,81 @@ async fn hangup(hangups: &mut Option<Signal>) {
     match hangups {
         Some(hangups) => drop(hangups.recv().await),
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use parking_lot::Mutex;
+
+    use super::*;
+    use crate::clock::{Moment, SystemClock};
+    use crate::key::KeyFormat;
+    use crate::lifecycle::{Policy, PolicySettings};
+    use crate::store::Paths;
+    use crate::watch::watch;
+
+    /// A clock that hangs while the test holds the gate, as a call to a dead disk would, at the same
+    /// place: in the middle of a look, on the disk's thread.
+    struct Gate(SystemClock, Arc<Mutex<()>>);
+
+    impl Clock for Gate {
+        fn now(&self) -> Moment {
+            drop(self.1.lock());
+            self.0.now()
+        }
+    }
+
+    #[tokio::test]
+    async fn a_look_that_hangs_is_reported_beside_it_until_it_returns() {
+        let dir = tempfile::tempdir().unwrap();
+        let keys_dir = dir.path().join("keys");
+        let paths = Paths { private_key: dir.path().join("private_key.pem"), keys_dir };
+        let policy = Policy::new(PolicySettings::default()).unwrap();
+        let key_format = KeyFormat::Sec1;
+        let config = Config { port: 0, bind: None, max_connections: 1, paths, key_format, policy };
+        let disk = Disk::start().unwrap();
+        let (watcher, pulse) = watch([]);
+        let gate = Arc::new(Mutex::new(()));
+        let clock = Gate(SystemClock::start(), Arc::clone(&gate));
+        let (set, snapshot, health) =
+            start(&config, &disk, watcher, clock, Duration::from_millis(1)).await.unwrap();
+        let codes = || {
+            let codes =
+                health.load().degraded.iter().map(|problem| problem.code).collect::<Vec<_>>();
+            codes.join(" ")
+        };
+
+        // Held by a thread of its own, so that no lock is held where this one waits.
+        let (open, closed) = mpsc::channel::<()>();
+        let (held, is_held) = mpsc::channel();
+        let holder = std::thread::spawn(move || {
+            let _closed = gate.lock();
+            held.send(()).unwrap();
+            let _ = closed.recv();
+        });
+        is_held.recv().unwrap();
+        let before = snapshot.load();
+        let (ready, is_ready) = tokio::sync::oneshot::channel();
+        let mut keeping = pin!(set.keep(pulse, || ready.send(()).unwrap()));
+        let reported = async {
+            while codes() != "set_stuck" {
+                sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tokio::select! {
+            () = &mut keeping => panic!("the manager died"),
+            () = reported => {}
+        }
+        assert!(Arc::ptr_eq(&before, &snapshot.load()), "what is served stays as it is");
+        drop(open);
+        tokio::select! {
+            () = &mut keeping => panic!("the manager died"),
+            is_ready = is_ready => is_ready.unwrap(),
+        }
+        assert_eq!(codes(), "", "it has returned");
+        holder.join().unwrap();
     }
 }

@@ -115,7 +115,7 @@ async fn serve(
     let mut shutdown = pin!(shutdown);
     let (watcher, pulse) = watch(places(&config.paths));
     let (set, snapshot, health) = tokio::select! {
-        started = keep::start(config, disk, watcher, clock) => started?,
+        started = keep::start(config, disk, watcher, clock, keep::STUCK) => started?,
         asked = &mut shutdown => return asked.map_err(refused("signal handlers")),
     };
 

@@ -32,6 +32,8 @@ const SILENT_SWEEP: Duration = Duration::from_secs(1);
 /// How often to look where events could not be had.
 const SWEEP: Duration = Duration::from_secs(10);
 
+const NO_THREAD: &str = "no thread can be had";
+
 /// A directory to watch.
 #[derive(Debug, Clone)]
 pub struct Place {
@@ -241,9 +243,10 @@ fn links(place: &Place) -> Vec<PathBuf> {
 /// What is watched now, and the thread that hears of it.
 #[derive(Debug)]
 struct Events {
-    watcher: RecommendedWatcher,
-    /// Held by the thread that hears. Without it a call of the watcher would panic, and notify does
-    /// not say that it could have no thread.
+    /// There until the end.
+    watcher: Option<RecommendedWatcher>,
+    /// Held by the thread that hears. Without it a call of the watcher would panic, as would its end,
+    /// and notify does not say that it could have no thread.
     thread: Weak<()>,
     watched: BTreeMap<PathBuf, Identity>,
 }
@@ -261,10 +264,15 @@ impl Events {
             }
             pulse.notify_one();
         };
+        // First one that ends at once: what is given up for want of a thread leaves a descriptor behind.
+        let probe = std::thread::Builder::new().spawn(|| {}).map(std::thread::JoinHandle::join);
+        if probe.is_err() {
+            return Err(NO_THREAD.into());
+        }
         let watcher = RecommendedWatcher::new(hear, notify::Config::default())
             .map_err(|error| error.to_string())?;
-        let events = Self { watcher, thread, watched: BTreeMap::new() };
-        if events.are_heard() { Ok(events) } else { Err("no thread can be had".into()) }
+        let events = Self { watcher: Some(watcher), thread, watched: BTreeMap::new() };
+        if events.are_heard() { Ok(events) } else { Err(NO_THREAD.into()) }
     }
 
     fn are_heard(&self) -> bool {
@@ -276,16 +284,17 @@ impl Events {
     /// Each directory was looked at just now by the plan: one on a mount that hangs holds up whoever
     /// made that, and not the thread that hears of all.
     fn watch(&mut self, plan: &Plan) -> Option<String> {
+        let watcher = self.watcher.as_mut()?;
         let is_same = |path: &PathBuf, identity: &Identity| {
             plan.dirs.get(path).is_some_and(|dir| dir.identity == *identity)
         };
         for (path, _) in self.watched.extract_if(.., |path, identity| !is_same(path, identity)) {
             // notify has dropped it already if the directory is gone.
-            let _ = self.watcher.unwatch(&path);
+            let _ = watcher.unwatch(&path);
         }
         let mut unheard = None;
         for (path, dir) in &plan.dirs {
-            match self.watcher.watch(path, RecursiveMode::NonRecursive) {
+            match watcher.watch(path, RecursiveMode::NonRecursive) {
                 Ok(()) => drop(self.watched.insert(path.clone(), dir.identity)),
                 Err(_) if !dir.is_needed || !path.is_dir() => {}
                 Err(error) => {
@@ -296,6 +305,14 @@ impl Events {
             }
         }
         unheard
+    }
+}
+
+impl Drop for Events {
+    fn drop(&mut self) {
+        if !self.are_heard() {
+            std::mem::forget(self.watcher.take());
+        }
     }
 }
 

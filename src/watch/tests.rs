@@ -47,14 +47,14 @@ impl Scene {
         let marks = self.marks.path().to_owned();
         // These themselves are no news.
         self.watcher.counts.lock().insert(marks.clone(), Some(BTreeSet::new()));
-        let events = self.watcher.events.as_mut().unwrap();
+        let events = self.watcher.events.as_mut().unwrap().watcher.as_mut().unwrap();
         let mark = marks.join("mark");
         for _ in 0..100_000 {
             fs::create_dir(&mark).unwrap();
-            events.watcher.watch(&mark, RecursiveMode::NonRecursive).unwrap();
+            events.watch(&mark, RecursiveMode::NonRecursive).unwrap();
             fs::remove_dir(&mark).unwrap();
             std::thread::yield_now();
-            if events.watcher.unwatch(&mark).is_err() {
+            if events.unwatch(&mark).is_err() {
                 return;
             }
         }
