@@ -213,7 +213,16 @@ mod tests {
         let paths = Paths { private_key: dir.path().join("private_key.pem"), keys_dir };
         let policy = Policy::new(PolicySettings::default()).unwrap();
         let key_format = KeyFormat::Sec1;
-        let config = Config { port: 0, bind: None, max_connections: 1, paths, key_format, policy };
+        let config = Config {
+            port: 0,
+            bind: None,
+            max_connections: 1,
+            trusted_proxies: Vec::new(),
+            shutdown_delay: Duration::ZERO,
+            paths,
+            key_format,
+            policy,
+        };
         let disk = Disk::start().unwrap();
         let (watcher, pulse) = watch([]);
         let gate = Arc::new(Mutex::new(()));
