@@ -18,6 +18,7 @@ use tokio::sync::watch;
 use tokio::task::yield_now;
 
 use super::bounds::Bounds;
+use super::crowd::Age;
 use super::exchange::Answers;
 use super::limits::MAX_HEAD_BYTES;
 use super::source;
@@ -37,6 +38,8 @@ pub(super) struct Peer {
     pub(super) address: IpAddr,
     /// Whether it makes room for others while slots are few: all do but trusted proxies.
     pub(super) yields: bool,
+    /// The number of the connection.
+    pub(super) age: Age,
 }
 
 impl Server {
@@ -51,22 +54,23 @@ impl Server {
     }
 
     /// Who connects from `address`.
-    pub(super) fn peer(&self, address: IpAddr) -> Peer {
+    pub(super) fn peer(&self, address: IpAddr, age: Age) -> Peer {
         let trusted = &self.bounds.limits.trusted_proxies;
-        Peer { address, yields: !trusted.iter().any(|network| network.contains(address)) }
+        Peer { address, yields: !trusted.iter().any(|network| network.contains(address)), age }
     }
 
     /// Answers the requests of one client until either side has enough.
     ///
     /// A connection from which nothing has come yet, or for a while, is a socket and a timer: what
     /// hyper needs for a request is made when there is one. At the stop it is looked at once more,
-    /// since other bounds hold then.
+    /// since other bounds hold then. Returns the number of the connection,
+    /// since a future around this one would hold it twice: half as much memory again for each that is idle.
     pub(super) async fn converse(
         self: Arc<Self>,
         stream: TcpStream,
         peer: Peer,
         mut stopped: watch::Receiver<bool>,
-    ) {
+    ) -> Age {
         let mut stream = BoundedStream::new(stream, Arc::clone(&self.bounds), peer.yields);
         // Whether the client is done if the connection ends after the answer under way: its request
         // had no content, and it is not we who want the end.
@@ -82,7 +86,7 @@ impl Server {
         });
         loop {
             if !heeding(&mut stopped, stream.begin()).await.unwrap_or(false) {
-                return;
+                return peer.age;
             }
             let connection = self.http.serve_connection(TokioIo::new(stream), service);
             let mut connection = Box::new(connection);
@@ -107,7 +111,7 @@ impl Server {
                 let closed = poll_fn(|cx| Pin::new(&mut stream).poll_shutdown(cx));
                 let _ = heeding(&mut stopped, closed).await;
             }
-            return;
+            return peer.age;
         }
     }
 

@@ -161,14 +161,11 @@ impl Connections {
         {
             task.abort();
         }
-        let peer = self.server.peer(address);
         let age = self.next_age;
         self.next_age += 1;
-        let conversation = Arc::clone(&self.server).converse(stream, peer, self.stop.subscribe());
-        let task = self.tasks.spawn(async move {
-            conversation.await;
-            age
-        });
+        let peer = self.server.peer(address, age);
+        let server = Arc::clone(&self.server);
+        let task = self.tasks.spawn(server.converse(stream, peer, self.stop.subscribe()));
         if peer.yields {
             self.crowd.add(age, Source::from(address), (Instant::now(), task));
         }

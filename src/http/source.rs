@@ -12,14 +12,16 @@ use axum::http::header::{FORWARDED, HeaderMap, HeaderName};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Source {
     V4(Ipv4Addr),
-    V6(u128),
+    V6(u64),
 }
 
 impl From<IpAddr> for Source {
     fn from(address: IpAddr) -> Self {
         match address.to_canonical() {
             IpAddr::V4(address) => Self::V4(address),
-            IpAddr::V6(address) => Self::V6(address.to_bits() >> 64),
+            IpAddr::V6(address) => Self::V6(
+                address.octets()[..8].iter().fold(0, |bits, octet| (bits << 8) | u64::from(*octet)),
+            ),
         }
     }
 }
