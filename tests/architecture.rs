@@ -40,7 +40,10 @@ const MAP: &[(&str, &[&str])] = &[
             "watch",
         ],
     ),
-    ("server", &["clock", "config", "health", "http", "manager", "snapshot", "store", "watch"]),
+    (
+        "server",
+        &["clock", "config", "error", "health", "http", "manager", "snapshot", "store", "watch"],
+    ),
     (
         "cli",
         &[

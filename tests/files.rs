@@ -308,6 +308,53 @@ fn a_kubernetes_swap_is_served_each_time() {
 }
 
 #[test]
+fn what_changes_where_links_lead_is_heard() {
+    let dir = dir();
+    let root = dir.path();
+    let at = |path: &str| root.join(path);
+    for version in ["v1", "v2"] {
+        fs::create_dir_all(at(version).join("vault")).unwrap();
+        fs::create_dir_all(at(version).join("keys/sub")).unwrap();
+    }
+    let keys: Vec<_> = (0..6).map(|_| Key::new()).collect();
+    let put = |path: &str, text: &str| by_rename(&at(path), text);
+    let link = |target: &str, name: &str| {
+        symlink(target, at("new")).unwrap();
+        fs::rename(at("new"), at(name)).unwrap();
+    };
+    put("v1/vault/secret", &keys[0].sec1());
+    put("v2/vault/secret", &keys[2].sec1());
+    for version in ["v1", "v2"] {
+        link("vault/secret", &format!("{version}/private_key.pem"));
+        link("sub/extra", &format!("{version}/keys/extra.pem"));
+    }
+    link("v1", "live");
+    let server = Server::start(root, &["--key-file", "live/private_key.pem"]);
+    let mut lags = Lags::default();
+    let current = |n: usize| move |kids: &[String], keys: &[Key]| kids[0] == keys[n].kid();
+    let has = |n: usize| move |kids: &[String], keys: &[Key]| kids.contains(&keys[n].kid());
+    let mut shows = |what: &str, is_so: &dyn Fn(&[String], &[Key]) -> bool| {
+        let began = now();
+        eventually(what, || is_so(&server.kids(), &keys).then_some(()));
+        lags.0.push(began.elapsed());
+    };
+    put("v1/vault/secret", &keys[1].sec1());
+    shows("a private key behind a link, replaced", &current(1));
+    put("v1/keys/sub/extra", &keys[3].spki());
+    shows("what a link in keys/ did not find, made", &has(3));
+    fs::write(at("v1/keys/sub/extra"), keys[4].spki()).unwrap();
+    shows("a dropped key behind a link, written", &has(4));
+    link("v2", "live");
+    shows("a directory behind a link, swapped", &current(2));
+    put("v2/vault/secret", &keys[5].sec1());
+    shows("a private key in the new one, replaced", &current(5));
+    println!("{:?}", lags.0);
+    // The sweep would have found each 10 s after the one before.
+    let by_event = lags.0.iter().all(|lag| *lag < Duration::from_secs(8));
+    assert!(by_event || !has_events(&server), "{:?}", lags.0);
+}
+
+#[test]
 fn keys_that_is_deleted_and_made_again_loses_nothing() {
     let dir = dir();
     let keys = dir.path().join("keys");

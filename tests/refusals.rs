@@ -114,6 +114,21 @@ fn without_descriptors_what_was_served_stays_and_is_tried_again() {
 }
 
 #[test]
+fn a_start_waits_for_what_may_pass() {
+    let dir = dir();
+    let mut command = Command::new("sh");
+    let (few, more) = ("--nofile=16:1024", "--nofile=1024:1024");
+    let script = "prlimit --pid $$ $2; (sleep 0.5; prlimit --pid $$ $3) & exec \"$1\" --port 0";
+    command.args(["-c", script, "sh"]).arg(program(dir.path(), &[]).get_program());
+    command.args([few, more]).current_dir(dir.path());
+    let Start::Serves(server) = Server::try_spawn(dir.path(), command) else {
+        panic!("the server did not wait");
+    };
+    println!("{}", server.log());
+    assert_eq!(server.kids().len(), 1);
+}
+
+#[test]
 fn a_log_that_nobody_reads_holds_nothing_up_and_what_is_lost_is_counted() {
     for is_read_at_last in [false, true] {
         let dir = dir();

@@ -23,7 +23,7 @@ pub enum StartError {
     /// The current key is there and no good, and no record says what to serve in its place.
     #[error("{0}")]
     Refused(Problem),
-    /// A record is there and cannot be read, which may pass.
+    /// A record, a key or a directory is there and cannot be read, which may pass.
     #[error("{0}")]
     Unread(Problem),
     /// There is no key, and none may be made here.
@@ -47,6 +47,15 @@ pub enum StartError {
     /// The first set could not be rendered.
     #[error(transparent)]
     Render(#[from] RenderError),
+}
+
+impl StartError {
+    /// Whether another try may succeed although nobody mends anything: another server is making the
+    /// first key, or the system did not give what was asked.
+    pub fn may_pass(&self) -> bool {
+        matches!(self, Self::Unread(_) | Self::NoKey { source: LockError::Held { .. }, .. })
+            || crate::error::may_pass(self)
+    }
 }
 
 /// What a start does about a record that is there and cannot be read, for want of a descriptor or by
@@ -88,6 +97,12 @@ impl Manager {
         };
         let mut keeper = Keeper::new(store, policy);
         let problems = keeper.look(clock);
+        if unread == Unread::Refuse && keeper.store.may_pass() {
+            return Err(match first_refusal(problems) {
+                StartError::Refused(problem) => StartError::Unread(problem),
+                error => error,
+            });
+        }
         if !keeper.ring.is_complete() {
             return Err(first_refusal(problems));
         }

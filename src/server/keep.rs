@@ -16,10 +16,11 @@ use super::ServeError;
 use super::disk::Disk;
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::error::chain;
 use crate::health::{Degradation, Health};
-use crate::manager::{Manager, SWEEP, StartError, Unread};
+use crate::manager::{Manager, SWEEP, Unread};
 use crate::snapshot::{Publisher, Reader, Snapshot, channel};
-use crate::store::{LockError, Problem, Store};
+use crate::store::{Problem, Store};
 use crate::watch::{Pulse, Watcher};
 
 /// After the last event of a burst the manager looks once more, after this much quiet.
@@ -28,7 +29,7 @@ const QUIET: Duration = Duration::from_millis(100);
 /// renamed is two events: clients sign with it after the second, so that is not to wait for quiet.
 const GAP: Duration = Duration::from_millis(10);
 const LONGEST_GAP: Duration = Duration::from_millis(500);
-/// How long a start waits for another server to make the first key, and for a record to be readable.
+/// How long a start waits for another server to make the first key, and for what may pass.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// A look that takes longer is reported.
 pub(super) const STUCK: Duration = Duration::from_secs(5);
@@ -53,7 +54,7 @@ pub(super) struct Set<'a, C> {
 pub(super) type Started<'a, C> = (Set<'a, C>, Reader<Snapshot>, Reader<Health>);
 
 /// Starts the manager. A second server on an empty directory waits for the first to make a key, and
-/// a server whose disk does not yield a record waits before it serves a set without that key.
+/// one to which the system does not give what it needs tries again.
 ///
 /// The watch begins before the first look, so that no change falls between the two.
 pub(super) async fn start<'a, C: Clock>(
@@ -65,6 +66,7 @@ pub(super) async fn start<'a, C: Clock>(
 ) -> Result<Started<'a, C>, ServeError> {
     let mut clock = Arc::new(clock);
     let deadline = Instant::now() + PATIENCE;
+    let mut is_told = false;
     loop {
         let store = Store::new(config.paths.clone(), config.key_format);
         let policy = config.policy;
@@ -78,9 +80,13 @@ pub(super) async fn start<'a, C: Clock>(
         let started;
         (started, watcher, clock) = done.ok_or(ServeError::ManagerDied)?;
         match started {
-            Err(
-                StartError::NoKey { source: LockError::Held { .. }, .. } | StartError::Unread(_),
-            ) if waits => sleep(QUIET).await,
+            Err(error) if waits && error.may_pass() => {
+                if !std::mem::replace(&mut is_told, true) {
+                    let within = PATIENCE.as_secs();
+                    warn!("the start is tried again for {within} s: {}", chain(&error));
+                }
+                sleep(QUIET).await;
+            }
             started => {
                 let (manager, snapshot, inner) = started?;
                 let (publisher, health) = channel(Health::default());

@@ -111,6 +111,11 @@ impl Store {
         self.paths.keys_dir.join(record::file_name(record))
     }
 
+    /// Whether the last look failed to read a private key or a directory for a reason that may pass.
+    pub fn may_pass(&self) -> bool {
+        self.scan.may_pass()
+    }
+
     /// Whether the file in which `record` belongs is there and could not be read.
     pub fn has_refused_file_of(&self, record: &Record) -> bool {
         self.scan.is_refused(OsStr::new(&record::file_name(record)))

@@ -37,10 +37,10 @@ pub(super) fn file(
     name: &OsStr,
     before: Option<Remembered>,
     now: Time,
-) -> Result<Option<Remembered>, String> {
+) -> Result<Option<Remembered>, ReadError> {
     let refused = |error: ReadError| match error {
         ReadError::Missing => Ok(None),
-        error => Err(error.to_string()),
+        error => Err(error),
     };
     if let Some(known) = &before
         && known.is_settled(now)

@@ -16,6 +16,7 @@ use super::exposure::{report_exposure, report_writable_by_others};
 use super::manifest::{self, Manifest, ManifestError};
 use super::remembered::{Content, Remembered, file};
 use super::{Dir, Os, PUBLIC_ONLY, Paths, Problem, Stamp, record};
+use crate::error::may_pass;
 use crate::jwk::KeyId;
 use crate::key::KeyFormat;
 use crate::lifecycle::{Listing, Record, Seen, Slot, Time};
@@ -32,6 +33,8 @@ pub(super) struct Scan {
     refused: BTreeSet<OsString>,
     /// The stamp of the manifest that was found to be this client's.
     ours: Option<Stamp>,
+    /// Whether the last look failed for a reason that may pass.
+    may_pass: bool,
     /// What the last look found.
     seen: Arc<Seen>,
     /// The names in `keys/` in the order in which the last look was told them, unless it failed.
@@ -57,6 +60,11 @@ impl Scan {
         &self.seen
     }
 
+    /// Whether the last look failed to read a private key or a directory for a reason that may pass.
+    pub(super) fn may_pass(&self) -> bool {
+        self.may_pass
+    }
+
     /// Whether `keys/` has a file of this name that is no good.
     pub(super) fn is_refused(&self, name: &OsStr) -> bool {
         self.refused.contains(name)
@@ -71,6 +79,7 @@ impl Scan {
         now: Time,
     ) -> (Arc<Seen>, Vec<Problem>) {
         let mut problems = Vec::new();
+        self.may_pass = false;
         let (private_key, next_key) = self.look_at_root(os, paths, now, &mut problems);
         let keys = self.look_at_keys(os, paths, now, &mut problems);
         problems.extend(self.key_problems.iter().cloned());
@@ -97,6 +106,7 @@ impl Scan {
         let dir = match os.open_dir(root) {
             Ok(dir) => dir,
             Err(error) => {
+                self.may_pass |= may_pass(&error);
                 problems.push(Problem::of("unreadable_directory", root, unreadable(&error)));
                 return (Slot::Refused, Slot::Refused);
             }
@@ -110,8 +120,9 @@ impl Scan {
             };
             let remembered = match remembered {
                 Ok(remembered) => remembered,
-                Err(reason) => {
-                    problems.push(Problem::of("refused_file", path, reason));
+                Err(error) => {
+                    self.may_pass |= may_pass(&error);
+                    problems.push(Problem::of("refused_file", path, error.to_string()));
                     return (Slot::Refused, None);
                 }
             };
@@ -154,6 +165,7 @@ impl Scan {
         let (names, directory, dir) = match listed {
             Ok(listed) => listed,
             Err(error) => {
+                self.may_pass |= may_pass(&error);
                 self.listed = None;
                 self.key_problems.clear();
                 if error.kind() == ErrorKind::NotFound {
@@ -212,8 +224,8 @@ impl Scan {
             let remembered = match file(&*dir, &name, known, now) {
                 Ok(Some(remembered)) => remembered,
                 Ok(None) => continue,
-                Err(reason) => {
-                    refuse(&reason);
+                Err(error) => {
+                    refuse(&error.to_string());
                     seen.unread_records.extend(record::kid_of_name(&name));
                     continue;
                 }

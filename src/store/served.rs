@@ -6,6 +6,7 @@
 
 use std::ffi::OsStr;
 use std::fmt::Write as _;
+use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -33,7 +34,11 @@ impl Store {
     /// If there is one and it cannot be read, which may pass.
     pub fn read_counts(&self) -> Result<Counts, ReadError> {
         let dir = match self.os.open_dir(&self.paths.keys_dir) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Counts::new()),
+            Err(error)
+                if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) =>
+            {
+                return Ok(Counts::new());
+            }
             opened => opened.map_err(ReadError::Io)?,
         };
         match dir.read(OsStr::new(SERVED)) {
