@@ -5,6 +5,7 @@
 //! to look again. No clock, file, lock or runtime is named in this module, so its tests walk years by
 //! addition.
 
+mod known;
 mod policy;
 mod record;
 mod ring;

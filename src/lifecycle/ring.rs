@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::time::Duration;
 
+use super::known::{File, Known, Live};
 use super::{Record, State};
 use crate::jwk::{Jwk, KeyId};
 
@@ -79,16 +80,8 @@ pub struct KeyRing {
     /// not be read, if they have any: they may have signed. One of the records may be a tombstone; that
     /// counts once it can be read.
     replaced: BTreeMap<KeyId, Jwk>,
-    records: BTreeMap<KeyId, Record>,
-    /// The kids of records that the directory does not have in this form, because a write failed or
-    /// somebody deleted the file, each with what the directory had then. They are served all the
-    /// same, until the directory has something else again: that is newer.
-    unsaved: BTreeMap<KeyId, Option<Record>>,
-    /// Records of keys whose time is up, where they cannot be deleted: as long as they do not change,
-    /// they count as gone.
-    abandoned: BTreeMap<KeyId, Record>,
-    /// Keys whose records could not be deleted, and when that was tried last.
-    undeletable: BTreeMap<KeyId, Duration>,
+    /// The records, each with the state of its file.
+    known: BTreeMap<KeyId, Known>,
     /// Keys whose records are there and could not be read, for want of a descriptor or by a sick
     /// disk: what they say is not known.
     unread_records: BTreeSet<KeyId>,
@@ -116,23 +109,20 @@ impl KeyRing {
         if seen.listing == Listing::Complete {
             let there =
                 |kid: &KeyId| seen.records.contains_key(kid) || seen.refused_records.contains(kid);
-            for kid in self.records.keys().filter(|kid| !there(kid)) {
-                self.unsaved.insert(*kid, None);
-            }
-            self.abandoned.retain(|kid, _| there(kid));
+            self.known.retain(|kid, known| there(kid) || known.is_kept_without_file());
         }
         let mut changed = Vec::new();
         for (kid, record) in &seen.records {
-            if self.abandoned.get(kid) != Some(record) {
-                self.abandoned.remove(kid);
-                changed.extend(self.observe_record(*kid, record));
+            match self.known.get_mut(kid) {
+                Some(known) => changed.extend(known.observe(record)),
+                None => drop(self.known.insert(*kid, Known::found(record.clone()))),
             }
         }
         let held = [self.last_held, self.last_next];
         self.replaced.extend(held_before.into_iter().flatten().map(|key| (key.kid(), key)));
-        self.undeletable.retain(|kid, _| self.records.contains_key(kid));
-        self.replaced
-            .retain(|kid, key| !held.contains(&Some(*key)) && !self.records.contains_key(kid));
+        let is_recorded =
+            |kid: &KeyId| self.known.get(kid).is_some_and(|known| known.live().is_some());
+        self.replaced.retain(|kid, key| !held.contains(&Some(*key)) && !is_recorded(kid));
         self.unread_records.clone_from(&seen.unread_records);
         if seen.listing == Listing::Complete {
             let before = std::mem::take(&mut self.dropped);
@@ -149,47 +139,27 @@ impl KeyRing {
         changed
     }
 
-    /// Takes in a record as the directory has it, which is the newest word on it unless that would
-    /// break a promise. Returns what was known before if its state was another.
-    fn observe_record(&mut self, kid: KeyId, found: &Record) -> Option<Record> {
-        let Some(known) = self.records.get(&kid) else {
-            self.records.insert(kid, found.clone());
-            return None;
-        };
-        if self.unsaved.get(&kid).is_some_and(|before| before.as_ref() == Some(found)) {
-            // Still what it was when this was decided.
-            return None;
-        }
-        if known == found {
-            self.unsaved.remove(&kid);
-            return None;
-        }
-        let kept = known.keeping_promises_of(found);
-        if kept == *found {
-            self.unsaved.remove(&kid);
-        } else {
-            self.unsaved.insert(kid, Some(found.clone()));
-        }
-        let changed = kept.state != known.state;
-        let before = self.records.insert(kid, kept);
-        before.filter(|_| changed)
-    }
-
     /// Remembers `record` in place of what was known of its key; it counts as unsaved until
     /// [`KeyRing::saved`].
-    pub fn remember(&mut self, mut record: Record) {
+    pub fn remember(&mut self, record: Record) {
         let kid = record.kid();
         self.replaced.remove(&kid);
-        // The file of a key that was let go of is still there, and is the one to replace.
-        let file = self.abandoned.remove(&kid);
-        record.created_at = file.as_ref().map_or(record.created_at, |file| file.created_at);
-        let before = self.records.insert(kid, record).or(file);
-        self.unsaved.entry(kid).or_insert(before);
+        let known = match self.known.remove(&kid) {
+            Some(known) => known.decided(record),
+            None => Known::Live(Live { record, file: File::Behind(None), undeletable_since: None }),
+        };
+        self.known.insert(kid, known);
     }
 
     /// Notes that the directory has the record of `kid` as it is here.
     pub fn saved(&mut self, kid: KeyId) {
-        self.unsaved.remove(&kid);
+        if let Some(Known::Live(live)) = self.known.get_mut(&kid) {
+            live.file = File::Same;
+        }
+    }
+
+    fn live(&self, kid: KeyId) -> Option<&Live> {
+        self.known.get(&kid)?.live()
     }
 
     /// Whether the last look saw all that the directory has. Otherwise nothing may be changed: a key
@@ -200,53 +170,57 @@ impl KeyRing {
 
     /// Whether no file has the record of `kid` any more, or has it yet.
     pub fn is_gone(&self, kid: KeyId) -> bool {
-        self.unsaved.get(&kid) == Some(&None)
+        self.live(kid).is_some_and(|live| live.file == File::Behind(None))
     }
 
     /// The record of `kid` as the directory has it, as far as that is known.
     pub fn in_the_file(&self, kid: KeyId) -> Option<&Record> {
-        match self.unsaved.get(&kid) {
-            Some(before) => before.as_ref(),
-            None => self.records.get(&kid),
+        let live = self.live(kid)?;
+        match &live.file {
+            File::Same => Some(&live.record),
+            File::Behind(before) => before.as_ref(),
         }
     }
 
     /// Forgets a key whose time is up although its file stays, since it cannot be deleted.
     pub fn abandon(&mut self, kid: KeyId) {
-        let Some(record) = self.records.remove(&kid) else { return };
-        let in_the_file = self.unsaved.remove(&kid).unwrap_or(Some(record));
-        self.abandoned.extend(in_the_file.map(|record| (kid, record)));
+        let abandoned = self.known.remove(&kid).and_then(Known::abandoned);
+        self.known.extend(abandoned.map(|known| (kid, known)));
     }
 
-    /// The keys that were let go of and are still there.
+    /// The keys that were abandoned and whose files are still there.
     pub fn abandoned(&self) -> impl Iterator<Item = KeyId> {
-        self.abandoned.keys().copied()
+        self.known.iter().filter(|(_, known)| known.live().is_none()).map(|(kid, _)| *kid)
     }
 
     /// Forgets the record of `kid`, after its file was removed.
     pub fn forget(&mut self, kid: KeyId) {
-        self.records.remove(&kid);
-        self.unsaved.remove(&kid);
+        if self.live(kid).is_some() {
+            self.known.remove(&kid);
+        }
     }
 
     /// Whether the directory lacks the record of `kid` as it is here.
     pub fn is_unsaved(&self, kid: KeyId) -> bool {
-        self.unsaved.contains_key(&kid)
+        self.live(kid).is_some_and(|live| live.file != File::Same)
     }
 
     /// The records that the directory does not have as they are here.
     pub fn unsaved(&self) -> impl Iterator<Item = &Record> {
-        self.unsaved.keys().filter_map(|kid| self.records.get(kid))
+        let unsaved = self.all_live().filter(|live| live.file != File::Same);
+        unsaved.map(|live| &live.record)
     }
 
     /// At that time, by a monotonic clock, the record of `kid` could not be deleted.
     pub fn note_undeletable(&mut self, kid: KeyId, at: Duration) {
-        self.undeletable.insert(kid, at);
+        if let Some(Known::Live(live)) = self.known.get_mut(&kid) {
+            live.undeletable_since = Some(at);
+        }
     }
 
     /// When it was last tried in vain to delete the record of `kid`.
     pub fn undeletable_since(&self, kid: KeyId) -> Option<Duration> {
-        self.undeletable.get(&kid).copied()
+        self.live(kid)?.undeletable_since
     }
 
     /// What `private_key.pem` holds.
@@ -291,12 +265,16 @@ impl KeyRing {
 
     /// All records, by kid.
     pub fn records(&self) -> impl Iterator<Item = &Record> {
-        self.records.values()
+        self.all_live().map(|live| &live.record)
+    }
+
+    fn all_live(&self) -> impl Iterator<Item = &Live> {
+        self.known.values().filter_map(Known::live)
     }
 
     /// The record of `kid`.
     pub fn record(&self, kid: KeyId) -> Option<&Record> {
-        self.records.get(&kid)
+        self.live(kid).map(|live| &live.record)
     }
 
     /// The dropped keys, by file name.
@@ -318,8 +296,7 @@ impl KeyRing {
 
     /// The record of the newest key known to have signed and not known to have been replaced.
     pub fn last_activated(&self) -> Option<&Record> {
-        self.records
-            .values()
+        self.records()
             .filter_map(|record| Some((record.activated_at()?, record)))
             .max_by_key(|(activated_at, record)| (*activated_at, record.kid()))
             .map(|(_, record)| record)
@@ -330,14 +307,13 @@ impl KeyRing {
     pub fn served(&self) -> Vec<Jwk> {
         let current = self.current();
         let mut retired: Vec<_> = self
-            .records
-            .values()
+            .records()
             .filter(|record| matches!(record.state, State::Current { .. } | State::Retired { .. }))
             .map(|record| (record.retired_at(), record.key))
             .collect();
         // A key that is replaced but not yet recorded as retired comes before those that are.
         retired.sort_by_key(|(at, key)| (at.is_some(), Reverse(*at), key.kid()));
-        let next = self.records.values().filter(|r| matches!(r.state, State::Next { .. }));
+        let next = self.records().filter(|r| matches!(r.state, State::Next { .. }));
 
         let in_order = current
             .into_iter()

@@ -6,6 +6,7 @@
 
 mod role;
 mod start;
+mod state;
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -23,6 +24,7 @@ use crate::lifecycle::{
 use crate::snapshot::{Publisher, Snapshot};
 use crate::store::{Locked, Problem};
 use role::Role;
+use state::{Durable, Waits};
 
 pub use role::ServerNote;
 pub use start::{StartError, Unread};
@@ -44,22 +46,12 @@ const LARGE_SET: usize = 50 * 1024;
 pub struct Manager {
     keeper: Keeper,
     role: Role,
-    /// When, by the monotonic clock, to try for a better role, or after a failure to write.
-    retry_at: Duration,
-    /// What stood in the way of the last change, until what it left has been finished.
-    failure: Option<Problem>,
-    /// Whether there may be changes that all can see and that are not durable: those of a failed step,
-    /// or of a process that kept the directory before and was killed.
-    is_unfinished: bool,
-    /// Whether others have changed something, perhaps without making it durable: a person, or a command
-    /// that was killed in the middle.
-    others_changed: bool,
+    /// When, by the monotonic clock, to try for a better role.
+    role_due_at: Duration,
+    durable: Durable,
+    waits: Waits,
     /// Whether the start failed before it could make a key, or promote one, in place of a missing one.
-    opens: bool,
-    /// Since when, by the monotonic clock, another process has been found to hold the lock.
-    busy_since: Option<Duration>,
-    /// Since when, by the monotonic clock, no current key is known.
-    keyless_since: Option<Duration>,
+    must_bootstrap: bool,
     publisher: Publisher<Snapshot>,
     health: Publisher<Health>,
     /// The keys of the published set, in order.
@@ -98,16 +90,16 @@ impl Manager {
     fn work(&mut self, clock: &impl Clock, problems: &mut BTreeSet<Problem>) -> Duration {
         self.renew_role(clock.now());
         let mut changes = match self.role {
-            Role::Keeper(_) if clock.now().elapsed >= self.retry_at => Changes::NotAsked,
-            // What failed a moment ago would fail again, and each try makes file events.
+            Role::Keeper(_) if clock.now().elapsed >= self.durable.retry_at() => Changes::NotAsked,
             _ => Changes::None,
         };
         let mut changed_here = false;
         for _ in 0..MAX_CHANGES {
             let found = self.keeper.look(clock);
-            self.others_changed |=
-                !changed_here && self.keeper.found_news() && matches!(self.role, Role::Keeper(_));
-            changed_here = false;
+            let is_keeper = matches!(self.role, Role::Keeper(_));
+            if !std::mem::take(&mut changed_here) && self.keeper.found_news() && is_keeper {
+                self.durable.touch();
+            }
             // Each time round has its own time: a slow disk must not make a key seem published
             // before it was.
             let moment = clock.now();
@@ -121,7 +113,7 @@ impl Manager {
             if !(may_write && self.keeper.ring.has_unrecorded()) {
                 self.publish(problems);
             }
-            self.opens &= *self.keeper.ring.private_key() == Slot::Missing;
+            self.must_bootstrap &= *self.keeper.ring.private_key() == Slot::Missing;
             let step = self.step(moment.wall);
             let done = match &changes {
                 _ if self.at_rest(&step, moment) => Ok(Some(wake_after(&step, moment.wall))),
@@ -142,18 +134,22 @@ impl Manager {
                 Ok(None) => continue,
                 Ok(Some(wake_after)) => wake_after,
                 Err(error) => {
-                    (self.failure, self.is_unfinished) = (Some(failed(&error)), true);
-                    self.retry_at = moment.elapsed + SWEEP;
+                    self.durable.fail(failed(&error), moment.elapsed);
                     changes = Changes::None;
                     continue;
                 }
             };
-            problems.extend(self.failure.clone());
+            problems.extend(self.durable.problem().cloned());
             problems.extend(found);
             problems.extend(self.starvation(moment));
             problems.extend(self.uncounted.iter().map(|(problem, _)| problem.clone()));
             let wake_after = wake_after.min(self.contention(moment, &changes, problems));
-            return wake_after.min(self.retry_after(moment)).min(self.keep_after(moment));
+            let keep_after = match changes {
+                Changes::NotAsked | Changes::Locked(_) => self.keep_after(moment),
+                Changes::Busy => Duration::MAX,
+                Changes::None => SWEEP,
+            };
+            return wake_after.min(self.retry_after(moment)).min(keep_after);
         }
         let reason = "the keys do not come to rest: a defect of this program".into();
         problems.insert(Problem { code: "unsettled", file: None, reason });
@@ -169,24 +165,22 @@ impl Manager {
         problems: &mut BTreeSet<Problem>,
     ) -> Duration {
         let is_busy = matches!(changes, Changes::Busy);
-        let busy_since = self.busy_since.filter(|_| is_busy).unwrap_or(moment.elapsed);
-        self.busy_since = is_busy.then_some(busy_since);
-        if moment.elapsed >= busy_since + SWEEP {
+        let busy_for = self.waits.busy_for(is_busy, moment.elapsed);
+        if busy_for >= Some(SWEEP) {
             let file = &self.keeper.store.paths().keys_dir;
             let reason = "locked by another process for more than 10 s; nothing can be changed";
             problems.insert(Problem::of("lock_held", file, reason));
         }
 
         // A revoked key leaves the set at once; but for a moment there may be none in its place.
-        let keyless = self.keeper.ring.current().is_none();
-        let keyless_since = self.keyless_since.filter(|_| keyless).unwrap_or(moment.elapsed);
-        self.keyless_since = keyless.then_some(keyless_since);
+        let is_keyless = self.keeper.ring.current().is_none();
+        let keyless_for = self.waits.keyless_for(is_keyless, moment.elapsed);
         let awaits_another = is_busy || matches!(self.role, Role::Follower(_));
-        if keyless && (!awaits_another || moment.elapsed >= keyless_since + REPLACEMENT) {
+        if is_keyless && (!awaits_another || keyless_for >= Some(REPLACEMENT)) {
             self.publish_without_current(problems);
         }
-        let may_pass = is_busy && moment.elapsed < busy_since + SWEEP
-            || keyless && moment.elapsed < keyless_since + REPLACEMENT;
+        let may_pass = busy_for.is_some_and(|busy_for| busy_for < SWEEP)
+            || keyless_for.is_some_and(|keyless_for| keyless_for < REPLACEMENT);
         match may_pass {
             true => SOON,
             // The end of what lasts as long may wait for a second more.
@@ -197,13 +191,15 @@ impl Manager {
 
     /// When to try again for a better role, or what failed.
     fn retry_after(&self, moment: Moment) -> Duration {
-        match self.role {
-            Role::Keeper(_) if self.failure.is_none() => Duration::MAX,
+        let due_at = match self.role {
+            Role::Keeper(_) if self.durable.problem().is_none() => return Duration::MAX,
+            Role::Keeper(_) => self.durable.retry_at(),
+            Role::Follower(_) | Role::ReadOnly(_) => self.role_due_at,
+        };
+        match due_at.saturating_sub(moment.elapsed) {
             // What could not even be tried is tried at the next look.
-            _ => match self.retry_at.saturating_sub(moment.elapsed) {
-                Duration::ZERO => SWEEP,
-                left => left,
-            },
+            Duration::ZERO => SWEEP,
+            left => left,
         }
     }
 
@@ -213,24 +209,23 @@ impl Manager {
             && !self.keep_after(moment).is_zero()
             && self.keeper.ring.unsaved().next().is_none()
             && self.keeper.abandoned().next().is_none()
-            && !self.is_unfinished
-            && !self.others_changed
+            && self.durable.is_settled()
     }
 
     /// Takes the lock if it is free, and finishes first what is unfinished.
     fn try_lock(&mut self) -> Result<Option<Locked>, ChangeError> {
         let locked = self.keeper.store.try_lock()?;
-        if let Some(locked) = locked.as_ref().filter(|_| self.is_unfinished) {
+        if let Some(locked) = locked.as_ref().filter(|_| self.durable.is_unfinished()) {
             self.keeper.store.finish(locked)?;
             self.keeper.store.keep_manifest(&self.keeper.policy, locked)?;
-            (self.failure, self.is_unfinished, self.others_changed) = (None, false, false);
+            self.durable = Durable::Settled;
         }
         Ok(locked)
     }
 
     /// What is due, as the lifecycle sees it.
     fn step(&self, now: Time) -> Step {
-        match bootstrap(&self.keeper.ring).filter(|_| self.opens) {
+        match bootstrap(&self.keeper.ring).filter(|_| self.must_bootstrap) {
             Some(action) => Step::Act(action),
             None => {
                 let Keeper { ring, policy, served, .. } = &self.keeper;
@@ -266,8 +261,9 @@ impl Manager {
             }
             Step::Wait(_) | Step::Idle => {
                 self.keeper.delete_abandoned(locked)?;
-                if std::mem::take(&mut self.others_changed) {
+                if !self.durable.is_settled() {
                     self.keeper.store.finish(locked)?;
+                    self.durable = Durable::Settled;
                 }
                 self.keep_counts(moment, locked);
                 Ok(Some(wake_after))
@@ -293,7 +289,9 @@ impl Manager {
                 None
             }
             // A file that is gone may come back with a power cut until what failed is finished.
-            Step::Act(Action::Remove(kid)) if ring.is_gone(kid) && !self.is_unfinished => {
+            Step::Act(Action::Remove(kid))
+                if ring.is_gone(kid) && !self.durable.is_unfinished() =>
+            {
                 self.keeper.forget(kid);
                 None
             }
@@ -365,7 +363,7 @@ impl Manager {
         let Role::Keeper(_) = self.role else { return Duration::MAX };
         let due = self.keeper.served.keep_after(&self.keeper.policy).unwrap_or(Duration::MAX);
         let retry_at = self.uncounted.as_ref().map_or(Duration::ZERO, |(_, retry_at)| *retry_at);
-        due.max(retry_at.max(self.retry_at).saturating_sub(moment.elapsed))
+        due.max(retry_at.max(self.durable.retry_at()).saturating_sub(moment.elapsed))
     }
 
     /// Keeps the counts if that is due. It holds up nothing if that fails.
@@ -411,7 +409,7 @@ impl Manager {
                 lease.leave_note_again(moment.elapsed);
                 !lease.is_valid()
             }
-            Role::Follower(_) | Role::ReadOnly(_) => moment.elapsed >= self.retry_at,
+            Role::Follower(_) | Role::ReadOnly(_) => moment.elapsed >= self.role_due_at,
         };
         if !due {
             return;
@@ -420,11 +418,11 @@ impl Manager {
         if std::mem::discriminant(&role) != std::mem::discriminant(&self.role) {
             info!(role = role.name(), "role changed");
         }
-        if !matches!(role, Role::Keeper(_)) {
-            self.retry_at = moment.elapsed + SWEEP;
-            self.failure = None;
-        }
-        self.is_unfinished = matches!(role, Role::Keeper(_));
+        self.role_due_at = moment.elapsed + SWEEP;
+        self.durable = match role {
+            Role::Keeper(_) => Durable::Unfinished,
+            Role::Follower(_) | Role::ReadOnly(_) => Durable::Settled,
+        };
         self.role = role;
     }
 

@@ -8,6 +8,7 @@ use tracing::warn;
 
 use super::Manager;
 use super::role::Role;
+use super::state::{Durable, Waits};
 use crate::clock::Clock;
 use crate::error::chain;
 use crate::health::Health;
@@ -163,13 +164,17 @@ impl Manager {
         let manager = Self {
             keeper,
             role,
-            retry_at: Duration::ZERO,
-            is_unfinished: trouble.is_some() || is_keeper && !inconsistent,
-            others_changed: false,
-            opens: trouble.is_some(),
-            failure: trouble.as_ref().map(|trouble| super::failed(trouble)),
-            busy_since: None,
-            keyless_since: None,
+            role_due_at: Duration::ZERO,
+            must_bootstrap: trouble.is_some(),
+            durable: match &trouble {
+                // It is tried again at once, now that something is served.
+                Some(trouble) => {
+                    Durable::Failed { problem: super::failed(trouble), retry_at: Duration::ZERO }
+                }
+                None if is_keeper && !inconsistent => Durable::Unfinished,
+                None => Durable::Settled,
+            },
+            waits: Waits::default(),
             publisher,
             health,
             published: Vec::new(),
