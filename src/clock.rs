@@ -20,6 +20,11 @@ pub struct Moment {
 pub trait Clock: Send + Sync + 'static {
     /// The time now.
     fn now(&self) -> Moment;
+
+    /// Lets so much time pass: for a command, which has no runtime and nothing else to do.
+    fn pause(&self, time: Duration) {
+        std::thread::sleep(time);
+    }
 }
 
 /// The clocks of the operating system.

@@ -6,7 +6,7 @@
 //!   next_key.pem ────┼─ store ─▶ KeyRing ─▶ JwkSet ─▶ Arc<Snapshot> ─┤
 //!   keys/*.pem ──────┘   ▲          │                                └─▶ HEAD, 304, OPTIONS
 //!                        │          ▼
-//!                        └─ lifecycle::step(ring, policy, now, serving) ─▶ one Action, or "wake me at t"
+//!                        └─ lifecycle::step(ring, policy, now, served) ──▶ one Action, or "wake me at t"
 //! ```
 //!
 //! [`manager::Manager::reconcile`] is the heart: look at the directory, publish what it holds, ask
@@ -18,8 +18,10 @@
 //!
 //! - **current**: the key that clients sign with now; its private half is `private_key.pem`.
 //! - **next**: published, never signed with yet; its private half is `next_key.pem`. It is *ready*
-//!   once it has been published for `publish_lead`.
-//! - **retired**: signed once, verifies still, published until its `Remove-At`.
+//!   once it was served for `publish_lead`.
+//! - **retired**: signed once, verifies still, published until it was served for as long as was promised.
+//! - **served**: in the set that is answered. How long is counted by the monotonic clock of the process
+//!   that answers, and kept in `keys/.served`; a new state begins at 0.
 //! - **revoked**: must not verify, never published again; a tombstone remembers it.
 //! - **record**: the file in `keys/` by which the server remembers one published key.
 //! - **dropped key**: any other PEM file in `keys/`, put there by a person; published while it is
@@ -62,8 +64,9 @@
 //! 2. No private scalar in any form in any response, log, error or `Debug`. The type of a public key
 //!    cannot hold one.
 //! 3. Publish before sign: a key that the server promotes has been served for at least
-//!    `publish_lead` (the first key, `rotate --now` and a revocation excepted, and reported).
-//! 4. Retain after sign: a key that was current is served until its `Remove-At`.
+//!    `publish_lead`, by no clock that can be set (the first key, `rotate --now` and a revocation excepted, and reported).
+//! 4. Retain after sign: a key that was current is served for `retain_for` after, or for what was promised
+//!    when it retired if that is longer; the time for which nobody answers does not count.
 //! 5. A removed or revoked key never comes back by itself.
 //! 6. Last good wins: no bad, partial, vanished or hostile file takes a key out of the served set.
 //! 7. Never without `private_key.pem`, and never a torn one, at any crash point.

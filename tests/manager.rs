@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use jwks_server::clock::{Clock, Moment};
 use jwks_server::command::revoke;
 use jwks_server::jwk::KeyId;
 use jwks_server::key::{KeyFormat, parse_pem};
@@ -469,4 +470,62 @@ fn a_record_that_cannot_be_deleted_keeps_no_other() {
     assert_eq!(degraded, BTreeSet::from(["write_failed"]));
     process.pass(HOUR);
     assert!(!process.kids().contains(&first));
+}
+
+#[test]
+fn what_failed_is_not_tried_again_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let lock = dir.path().join("keys/.lock");
+    let mut process = Process::start(dir.path(), policy(None), now());
+    std::fs::remove_file(&lock).unwrap();
+    std::fs::create_dir(&lock).unwrap();
+    let new = new_key();
+    write_key(&dir.path().join("private_key.pem"), &new);
+    process.look();
+    assert_eq!(process.degraded(), BTreeSet::from(["write_failed"]));
+    std::fs::remove_dir(&lock).unwrap();
+    let is_recorded = || record_of(dir.path(), &new.jwk().kid().to_string()).is_some();
+    process.pass(9 * SECOND);
+    assert!(!is_recorded(), "each try makes file events, and would be the next one's cause");
+    process.pass(SECOND);
+    assert!(is_recorded());
+    assert_eq!(process.degraded(), BTreeSet::new());
+}
+
+/// A clock that tells how often it was asked.
+struct Told(Standing, std::sync::mpsc::Sender<()>);
+
+impl Clock for Told {
+    fn now(&self) -> Moment {
+        // Nobody listens any more once enough was heard.
+        let _ = self.1.send(());
+        self.0.now()
+    }
+}
+
+#[test]
+fn a_command_that_waited_does_not_write_again_what_was_removed_meanwhile() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut process = Process::start(dir.path(), policy(None), now());
+    let old = process.kids()[0].clone();
+    write_key(&dir.path().join("private_key.pem"), &new_key());
+    process.look();
+    let current = process.kids()[0].parse().unwrap();
+    drop(process);
+    let (file, _) = record_of(dir.path(), &old).unwrap();
+    let locked = Store::new(paths(dir.path()), KeyFormat::Sec1).lock().unwrap();
+    let (asked, was_asked) = std::sync::mpsc::channel();
+    std::thread::scope(|scope| {
+        let clock = Told(Standing::at(now()), asked);
+        let config = config(dir.path(), policy(None));
+        let command = scope.spawn(move || revoke(&config, &clock, current, "test").unwrap());
+        // Before its first look and after it.
+        for _ in 0..2 {
+            was_asked.recv_timeout(support::PATIENCE).unwrap();
+        }
+        std::fs::remove_file(&file).unwrap();
+        drop(locked);
+        command.join().unwrap();
+    });
+    assert!(record_of(dir.path(), &old).is_none());
 }

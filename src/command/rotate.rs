@@ -128,8 +128,7 @@ fn await_server(keeper: &mut Keeper, clock: &impl Clock, is_done: impl Fn(&Keepe
         if is_done(keeper) || clock.now().elapsed > began + PATIENCE {
             return;
         }
-        // A command has no runtime and nothing else to do.
-        std::thread::sleep(POLL);
+        clock.pause(POLL);
     }
 }
 

@@ -31,7 +31,7 @@ pub(super) enum File {
     /// This, when something else was decided that could not be written; `None` if there was no file, or
     /// somebody has deleted it. What is known is served all the same, until the file says something else
     /// again: that is newer.
-    Behind(Option<Record>),
+    Behind(Option<Box<Record>>),
 }
 
 impl Known {
@@ -51,13 +51,14 @@ impl Known {
     pub(super) fn decided(self, mut record: Record) -> Self {
         let (file, undeletable_since) = match self {
             Self::Live(Live { record: before, file, undeletable_since }) => {
-                let file = if file == File::Same { File::Behind(Some(before)) } else { file };
+                let file =
+                    if file == File::Same { File::Behind(Some(Box::new(before))) } else { file };
                 (file, undeletable_since)
             }
             // The file is still there, and is the one to replace.
             Self::Abandoned(before) => {
                 record.created_at = before.created_at;
-                (File::Behind(Some(before)), None)
+                (File::Behind(Some(Box::new(before))), None)
             }
         };
         Self::Live(Live { record, file, undeletable_since })
@@ -67,7 +68,9 @@ impl Known {
     pub(super) fn abandoned(self) -> Option<Self> {
         match self {
             Self::Live(Live { record, file: File::Same, .. }) => Some(Self::Abandoned(record)),
-            Self::Live(Live { file: File::Behind(file), .. }) => file.map(Self::Abandoned),
+            Self::Live(Live { file: File::Behind(file), .. }) => {
+                file.map(|file| Self::Abandoned(*file))
+            }
             abandoned @ Self::Abandoned(_) => Some(abandoned),
         }
     }
@@ -95,7 +98,7 @@ impl Known {
                 return None;
             }
         };
-        if matches!(&live.file, File::Behind(Some(before)) if before == found) {
+        if matches!(&live.file, File::Behind(Some(before)) if **before == *found) {
             // Still what it was when this was decided.
             return None;
         }
@@ -104,7 +107,8 @@ impl Known {
         } else {
             live.record.keeping_promises_of(found)
         };
-        live.file = if kept == *found { File::Same } else { File::Behind(Some(found.clone())) };
+        live.file =
+            if kept == *found { File::Same } else { File::Behind(Some(Box::new(found.clone()))) };
         let before = std::mem::replace(&mut live.record, kept);
         (before.state != live.record.state).then_some(before)
     }

@@ -178,7 +178,7 @@ impl KeyRing {
         let live = self.live(kid)?;
         match &live.file {
             File::Same => Some(&live.record),
-            File::Behind(before) => before.as_ref(),
+            File::Behind(before) => before.as_deref(),
         }
     }
 

@@ -8,7 +8,7 @@ use jwks_server::jwk::KeyId;
 
 use crate::chance::Chance;
 use crate::disk::{CURRENT, Disk, Held, NEXT};
-use crate::verifiers::{DAY, HOUR, MINUTE, MODELS, Model, SECOND, Unknown};
+use crate::verifiers::{DAY, HOUR, MODELS, Model, SECOND, Unknown};
 
 /// Who changes files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,9 +36,13 @@ struct Key {
     /// Since when the served set has it without a break; the time for which nothing is served does
     /// not count as one.
     in_set_since: Option<i64>,
+    /// The same by the time for which anything was answered.
+    answered_since: i64,
     /// Since when and until when `private_key.pem` held it last.
     held_since: Option<i64>,
     held_until: Option<i64>,
+    /// The same end by the time for which anything was answered.
+    held_until_answered: i64,
     /// Since when the server knows of these.
     noticed_at: Option<i64>,
     /// A person put it there last, perhaps unseen, or it was while the clock was wrong, so that its
@@ -52,17 +56,12 @@ struct Key {
     may_be_revoked: bool,
     /// It was promised to stay, and has left since its time was up.
     is_gone: bool,
-    /// The clock, or a person who deleted its record, is to blame for what happens to it.
+    /// A failing disk, or a person who deleted its record, is to blame for what happens to it.
     is_excused: bool,
 }
 
-impl Key {
-    /// The earliest time that its record may say it was activated at.
-    fn activated_since(&self) -> Option<i64> {
-        // To put back what was current all the time, as far as the server knows, is no activation.
-        if self.is_put_back { self.held_since.min(self.in_set_since) } else { self.held_since }
-    }
-}
+/// A verifier whose fetch failed fetches again after so long at the latest.
+const BACK_OFF: i64 = 30 * SECOND;
 
 pub type Set = Arc<Vec<KeyId>>;
 
@@ -75,6 +74,13 @@ pub struct Judge {
     /// The key that clients found since when.
     held: VecDeque<(i64, KeyId)>,
     holds: Held,
+    /// For how long anything was answered until then, and whether it is now since then.
+    answered: i64,
+    counted_until: i64,
+    is_answering: bool,
+    /// Since when it is answered without a break, and when it was before that.
+    up_since: i64,
+    down_since: i64,
     /// Whether a person has asked for a rotation that has not come yet.
     pub rotation_is_asked_for: bool,
     /// When something last happened that may delay what is due.
@@ -105,6 +111,11 @@ impl Judge {
             served: VecDeque::new(),
             held: VecDeque::new(),
             holds: Held::Missing,
+            answered: 0,
+            counted_until: 0,
+            is_answering: false,
+            up_since: 0,
+            down_since: 0,
             rotation_is_asked_for: false,
             disturbed_at: 0,
             clock_set_at: i64::MIN / 2,
@@ -136,10 +147,21 @@ impl Judge {
         now < self.faulty_until + 30 * SECOND
     }
 
-    /// Whether the server does not, or may not, believe the clock yet, which was set.
-    pub fn doubts_clock(&self, now: i64) -> bool {
-        let settled_at = (self.clock_set_at + 13 * MINUTE).max(self.faulty_until);
-        now < settled_at + 30 * SECOND && now >= self.clock_set_at
+    /// For how long anything was answered until now.
+    fn answered(&self, now: i64) -> i64 {
+        self.answered + if self.is_answering { now - self.counted_until } else { 0 }
+    }
+
+    /// From now on somebody answers, or nobody does.
+    fn note_answering(&mut self, now: i64, is_answering: bool) {
+        self.answered = self.answered(now);
+        self.counted_until = now;
+        match (self.is_answering, is_answering) {
+            (false, true) => self.up_since = now,
+            (true, false) => self.down_since = now,
+            _ => {}
+        }
+        self.is_answering = is_answering;
     }
 
     /// Whether `kid` may be missing from the set, since it is or may be revoked.
@@ -152,9 +174,18 @@ impl Judge {
         self.served.back().and_then(|(_, set)| set.as_ref())
     }
 
-    /// For how long the set has had `kid`.
+    /// For how long a set with `kid` was answered.
     pub fn served_for(&self, kid: KeyId, now: i64) -> Option<i64> {
-        Some(now - self.keys.get(&kid)?.in_set_since?)
+        let key = self.keys.get(&kid).filter(|key| key.in_set_since.is_some())?;
+        Some(self.answered(now) - key.answered_since)
+    }
+
+    /// In how long a person can stop the server so that a key that waits is ready while it is stopped.
+    pub fn is_about_to_be_ready(&self, now: i64) -> Option<i64> {
+        let lead = self.promises.lead;
+        let waiting = self.keys.iter().filter(|(_, key)| key.held_since.is_none());
+        let left = waiting.filter_map(|(kid, _)| Some(lead - self.served_for(*kid, now)?));
+        left.filter(|left| *left > 30 * SECOND).min()
     }
 
     /// Files have changed. Returns the key that clients find from now on, if it is another.
@@ -163,11 +194,13 @@ impl Judge {
         if held == self.holds {
             return None;
         }
+        let answered = self.answered(now);
         let before = std::mem::replace(&mut self.holds, held);
         let replaced = match before {
             Held::Key(kid) => {
                 let key = self.key(kid);
                 (key.held_until, key.noticed_at) = (Some(now), None);
+                key.held_until_answered = answered;
                 Some(kid)
             }
             Held::Missing | Held::Broken => None,
@@ -193,12 +226,11 @@ impl Judge {
         self.held.push_back((now, kid));
         let served_for = self.served_for(kid, now);
         let lead = self.promises.lead;
-        let is_doubtful = self.doubts_clock(now);
         let key = self.key(kid);
         // What the power brings back was there all the time, and so was what was only missing.
         let since = key.held_since.filter(|_| is_back).unwrap_or(now);
         (key.held_since, key.held_until, key.noticed_at) = (Some(since), None, None);
-        key.is_put_back = who == Who::People || is_doubtful || is_back && key.is_put_back;
+        key.is_put_back = who == Who::People || is_back && key.is_put_back;
         key.is_promoted &= key.in_set_since.is_some();
         let is_excused = key.is_excused || key.may_be_revoked;
         // What was undone may have been asked for.
@@ -231,6 +263,8 @@ impl Judge {
             return false;
         }
         self.served.push_back((now, set.clone()));
+        self.note_answering(now, set.is_some());
+        let answered = self.answered(now);
         let Some(set) = set else { return false };
         if set.is_empty() {
             self.violate("1: the set is empty");
@@ -244,6 +278,7 @@ impl Judge {
             let key = self.key(*kid);
             if key.in_set_since.is_none() {
                 (key.in_set_since, key.is_promoted) = (Some(now), false);
+                key.answered_since = answered;
             }
             // A tombstone that the disk does not yield is not known yet.
             let (is_revoked, is_gone) = (key.is_revoked && !is_faulty, key.is_gone);
@@ -262,7 +297,7 @@ impl Judge {
             key.in_set_since = None;
             let is_owed = holds == Held::Key(*kid)
                 || next == Held::Key(*kid)
-                || key.held_until.is_some_and(|until| now - until < retain);
+                || key.held_until.is_some() && answered - key.held_until_answered < retain;
             if is_owed && !(key.is_revoked || key.may_be_revoked || key.is_excused) {
                 lost = Some(format!("4: {kid} left the set: {key:?}"));
             }
@@ -337,18 +372,13 @@ impl Judge {
             && let Some(since) = self.keys[&kid].noticed_at
             && now - since > period + HOUR
             && undisturbed > period + lead
-            && self.keys[&kid].activated_since().is_some_and(|at| self.clock_set_at + HOUR < at)
             && !self.is_doomed(kid)
         {
             self.violate(format!("the rotation from {kid} is late by {} ms", now - since - period));
         }
         for kid in set.iter() {
             let key = &self.keys[kid];
-            let until = key.noticed_at.filter(|_| {
-                let since = key.held_since.min(key.in_set_since);
-                key.held_until.is_some()
-                    && since.is_some_and(|since| self.clock_set_at + HOUR < since)
-            });
+            let until = key.noticed_at.filter(|_| key.held_until.is_some());
             let is_late = until.is_some_and(|until| now - until > retain + HOUR);
             if is_late
                 && !files.contains(&Held::Key(*kid))
@@ -373,14 +403,10 @@ impl Judge {
                 }
             }
         }
-        if self.doubts_clock(now) {
-            // The next process knows no other time.
-            self.excuse_all();
-        }
         self.serves(now, None, disk);
     }
 
-    /// From now on the clock is to blame for what is too early.
+    /// From now on a failing disk is to blame for what is too early.
     pub fn excuse_all(&mut self) {
         for key in self.keys.values_mut() {
             key.is_excused |= key.in_set_since.is_some() || key.held_since.is_some();
@@ -416,8 +442,8 @@ impl Judge {
     /// Whether every verifier must accept what `kid` signs now, and go on doing so.
     pub fn is_guaranteed(&self, kid: KeyId, now: i64) -> bool {
         let Some(key) = self.keys.get(&kid) else { return false };
-        let is_known = key.in_set_since.is_some_and(|since| now - since >= self.promises.lead);
-        key.is_promoted || is_known
+        let served_for = self.served_for(kid, now);
+        key.is_promoted || served_for.is_some_and(|served_for| served_for >= self.promises.lead)
     }
 
     /// Shows a token that `kid` has signed to a verifier of each model.
@@ -432,7 +458,12 @@ impl Judge {
             let oldest = model.ttl(max_age).map_or(400 * DAY, |ttl| (ttl - 1).max(0));
             for age in [oldest, chance.between(0, oldest), chance.mostly_short(oldest)] {
                 self.verifications += 1;
-                if !self.is_accepted(model, kid, now, age) {
+                // One whose last fetch failed, since nobody answered, holds an older one for a while.
+                let is_back = now - self.up_since < BACK_OFF;
+                let last = if is_back { self.down_since.min(now) } else { now };
+                if !self.is_accepted(model, kid, now, age)
+                    || !self.is_accepted(model, kid, now, now - last + age)
+                {
                     let name = model.name;
                     self.violate(format!("{name}, whose set is {age} ms old, rejects {kid}"));
                 }

@@ -237,14 +237,11 @@ impl World {
         let who = if in_haste { Who::RotateNow } else { Who::Rotate };
         let (process, asked_before) = {
             let mut state = self.state.lock();
-            if state.doubts_clock() {
-                return;
-            }
             let asked_before = std::mem::replace(&mut state.judge.rotation_is_asked_for, true);
             (state.process(who), asked_before)
         };
         let mut process = Process::of(self, process);
-        process.waits = if in_haste { SECOND } else { 0 };
+        process.wrong_by = self.clock_of_a_command();
         let done = rotate_on(Arc::new(process.clone()), &config, &process, in_haste);
         let mut state = self.state.lock();
         state.tell(format_args!("rotate: {done:?}"));
@@ -252,6 +249,17 @@ impl World {
             state.judge.rotation_is_asked_for = asked_before;
         }
         state.ends(process.id);
+    }
+
+    /// By how much the clock of a command is wrong, beside that of the server.
+    fn clock_of_a_command(&self) -> i64 {
+        let mut state = self.state.lock();
+        if state.scenario.clock_every == 0 || !state.chance.once_in(3) {
+            return 0;
+        }
+        // What it writes may want a rotation early, or late.
+        state.judge.clock_set_at = state.now;
+        state.wrong_clock()
     }
 
     fn revoke(self: &Arc<Self>) {
@@ -264,7 +272,8 @@ impl World {
             state.tell(format_args!("people revoke {kid}"));
             (state.process(Who::Revoke), kid)
         };
-        let process = Process::of(self, process);
+        let mut process = Process::of(self, process);
+        process.wrong_by = self.clock_of_a_command();
         let done = revoke_on(Arc::new(process.clone()), &config, &process, kid, "simulated");
         let mut state = self.state.lock();
         state.tell(format_args!("revoke: {done:?}"));

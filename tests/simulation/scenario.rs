@@ -27,6 +27,12 @@ pub enum Breakage {
     OverlooksDropped,
     /// A revocation leaves nothing behind.
     NoTombstone,
+    /// What was counted for a key before it retired counts for its retention.
+    CountsOn,
+    /// A process counts the time for which it was stopped.
+    CountsStops,
+    /// A rotation does not wait until the process that was stopped has answered for a while.
+    NoProof,
 }
 
 #[derive(Debug, Clone)]
@@ -39,6 +45,8 @@ pub struct Scenario {
     pub people_every: i64,
     pub clock_every: i64,
     pub stop_every: i64,
+    /// How often the server is stopped for a while (SIGSTOP), or its host sleeps.
+    pub freeze_every: i64,
     /// One operation in so many is the last of its process, or of all.
     pub kill_once_in: u64,
     pub power_cut_once_in: u64,
@@ -70,6 +78,7 @@ impl Scenario {
             people_every: every(&[0, 0, 50, 10, 2]),
             clock_every: every(&[0, 0, 0, 50, 10, 2]),
             stop_every: every(&[0, 50, 20, 5, 1]),
+            freeze_every: every(&[0, 0, 20, 5, 1]),
             kill_once_in: *chance.pick(&[0, 0, 500, 100, 20]).unwrap(),
             faults_once_in: *chance.pick(&[0, 0, 500, 100, 20]).unwrap(),
             power_cut_once_in: *chance.pick(&[0, 0, 500, 100, 20]).unwrap(),
@@ -80,12 +89,21 @@ impl Scenario {
         }
     }
 
+    /// The same where verifiers hold a set for as long as a key is published before it signs, and servers
+    /// are stopped again and again.
+    pub fn stopped(self) -> Self {
+        let (lead, period) = (15 * MINUTE, Some(2 * DAY));
+        let promises = Promises { period, lead, retain: HOUR, max_age: lead };
+        Self { promises, length: 100 * DAY, freeze_every: 2 * HOUR, ..self.undisturbed() }
+    }
+
     /// The same without people, faults, stops and settings of the clock.
     pub fn undisturbed(self) -> Self {
         Self {
             people_every: 0,
             clock_every: 0,
             stop_every: 0,
+            freeze_every: 0,
             kill_once_in: 0,
             faults_once_in: 0,
             power_cut_once_in: 0,

@@ -52,10 +52,8 @@ pub struct State {
     pub now: i64,
     /// By how much the wall clock is wrong.
     wrong_by: i64,
-    /// By how much it was, when it was last left alone for long.
-    believed: i64,
-    /// Whether it will be put right in a few minutes.
-    mishap: bool,
+    /// Until when the server is stopped.
+    frozen_until: Option<i64>,
     pub chance: Chance,
     pub disk: Disk,
     pub judge: Judge,
@@ -74,6 +72,8 @@ pub struct State {
     looks_at: Option<i64>,
     locks: BTreeMap<PathBuf, (u64, u64)>,
     note: String,
+    /// The most that was ever counted for a key, for one that is broken on purpose.
+    counted: BTreeMap<String, u64>,
     faults: Option<Faults>,
     pub tally: Tally,
     trace: Option<Vec<String>>,
@@ -89,6 +89,8 @@ struct Serving {
 struct Alive {
     who: Who,
     since: i64,
+    /// For how long its host has slept meanwhile.
+    slept: i64,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -105,6 +107,9 @@ pub enum Event {
     Wake(u64),
     Start,
     Stop(u64),
+    /// It is stopped, and goes on.
+    Freeze,
+    Thaw(u64),
     Sign,
     Verify(KeyId),
     Idle,
@@ -124,6 +129,7 @@ pub struct Tally {
     pub errors: u64,
     pub deeds: u64,
     pub clock_steps: u64,
+    pub freezes: u64,
     pub looks: u64,
     pub promotions: u64,
     pub removals: u64,
@@ -140,6 +146,7 @@ impl std::ops::AddAssign<&Self> for Tally {
         self.errors += other.errors;
         self.deeds += other.deeds;
         self.clock_steps += other.clock_steps;
+        self.freezes += other.freezes;
         self.looks += other.looks;
         self.promotions += other.promotions;
         self.removals += other.removals;
@@ -158,8 +165,7 @@ impl State {
         Self {
             now: 0,
             wrong_by: 0,
-            believed: 0,
-            mishap: false,
+            frozen_until: None,
             chance: Chance::of(scenario.seed),
             disk,
             judge,
@@ -175,6 +181,7 @@ impl State {
             looks_at: None,
             locks: BTreeMap::new(),
             note: String::new(),
+            counted: BTreeMap::new(),
             faults: None,
             tally: Tally::default(),
             trace: is_told.then(Vec::new),
@@ -205,7 +212,7 @@ impl State {
 
     pub fn process(&mut self, who: Who) -> u64 {
         self.processes += 1;
-        self.alive.insert(self.processes, Alive { who, since: self.now });
+        self.alive.insert(self.processes, Alive { who, since: self.now, slept: 0 });
         self.processes
     }
 
@@ -233,6 +240,7 @@ impl State {
         let is_server = self.server.as_ref().is_some_and(|server| server.process == process);
         if is_server {
             self.server = None;
+            self.frozen_until = None;
             self.wake_up += 1;
             let Self { now, judge, disk, .. } = self;
             judge.stops(*now, disk);
@@ -288,6 +296,9 @@ impl State {
 
     /// What verifiers get from now on.
     pub fn note_served(&mut self) {
+        if self.frozen_until.is_some() {
+            return;
+        }
         let Some(Serving { reader: Some(reader), last, .. }) = &mut self.server else { return };
         let snapshot = reader.load();
         if last.as_ref().is_some_and(|last| Arc::ptr_eq(last, &snapshot)) {
@@ -302,11 +313,6 @@ impl State {
                 self.after(delay, Event::Sign);
             }
         }
-    }
-
-    /// Whether the server does not believe the clock. A command has no second clock by which to tell.
-    pub fn doubts_clock(&self) -> bool {
-        self.mishap || self.judge.doubts_clock(self.now)
     }
 
     pub fn is_up(&self) -> bool {
@@ -391,6 +397,7 @@ impl World {
         for (mean, event) in [
             (state.scenario.people_every, Event::Idle),
             (state.scenario.clock_every, Event::SetClock),
+            (state.scenario.freeze_every, Event::Freeze),
         ] {
             if mean > 0 {
                 let delay = state.chance.between(0, 2 * mean);
@@ -424,6 +431,8 @@ impl World {
                     drop(self.server.lock().take());
                 }
             }
+            Event::Freeze => self.freeze(),
+            Event::Thaw(process) => self.thaw(process),
             Event::Sign => self.state.lock().sign(),
             Event::Verify(kid) => {
                 let mut state = self.state.lock();
@@ -449,9 +458,7 @@ impl World {
                 state.set_clock();
             }
             Event::ResetClock(by) => {
-                let mut state = self.state.lock();
-                state.mishap = false;
-                state.step_clock(by);
+                self.state.lock().step_clock(by);
             }
             Event::Recover => {
                 let mut state = self.state.lock();
@@ -470,9 +477,9 @@ impl World {
             if state.server.is_some() {
                 return;
             }
-            if state.doubts_clock() {
-                // It knows no other time.
-                state.judge.excuse_all();
+            if state.scenario.clock_every > 0 && state.chance.once_in(4) {
+                // The clock of a machine that was switched off.
+                state.set_clock();
             }
             state.tally.starts += 1;
             let process = state.process(Who::Server);
@@ -533,13 +540,22 @@ impl World {
     }
 
     fn reconcile(self: &Arc<Self>) {
+        self.look(true);
+    }
+
+    /// It looks; until now it has looked every few seconds and found nothing, unless it was stopped.
+    fn look(self: &Arc<Self>, was_looking: bool) {
+        if self.state.lock().frozen_until.is_some() {
+            return;
+        }
         let Some(mut manager) = self.server.lock().take() else { return };
         let Some(id) = self.state.lock().server.as_ref().map(|server| server.process) else {
             return;
         };
         let process = Process::of(self, id);
-        // It has looked every few seconds until now, and found nothing.
-        manager.idle(&process);
+        if was_looking {
+            manager.idle(&process);
+        }
         let wake_after = manager.reconcile(&process, None);
         let is_nested = self.is_nested.load(Ordering::Relaxed);
         if self.state.lock().lives(id) && !is_nested {
@@ -570,6 +586,82 @@ impl World {
         }
         drop(state);
         *self.server.lock() = Some(manager);
+    }
+
+    /// The server is stopped for a while, or its host sleeps; often when a key is about to be ready.
+    fn freeze(self: &Arc<Self>) {
+        let mut state = self.state.lock();
+        let mean = state.scenario.freeze_every;
+        let delay = state.chance.between(0, 2 * mean);
+        state.after(delay, Event::Freeze);
+        let Some(id) = state.server.as_ref().map(|server| server.process) else { return };
+        if !state.is_up() || state.frozen_until.is_some() {
+            return;
+        }
+        if let Some(left) = state.judge.is_about_to_be_ready(state.now)
+            && state.chance.once_in(2)
+        {
+            let delay = left - state.chance.between(1, 30 * SECOND);
+            if delay > SECOND {
+                state.after(delay, Event::Freeze);
+                return;
+            }
+        }
+        state.note_served();
+        state.tally.freezes += 1;
+        let longest = *state.chance.pick(&[20 * SECOND, HOUR, 2 * DAY]).unwrap();
+        let lasts = state.chance.between(SECOND, longest);
+        let until = state.now + lasts;
+        let is_sleep = state.chance.once_in(2);
+        state.tell(format_args!("the server is stopped for {lasts} ms, asleep: {is_sleep}"));
+        // Its last look was some time ago.
+        let ago = state.chance.between(0, 10 * SECOND);
+        let counts = state.scenario.breakage == Breakage::CountsStops;
+        drop(state);
+        if let Some(manager) = &mut *self.server.lock() {
+            let process = Process::of(self, id);
+            manager.idle(&Standing(process.earlier(if counts { 0 } else { ago })));
+        }
+        let mut state = self.state.lock();
+        state.frozen_until = Some(until);
+        if is_sleep && let Some(alive) = state.alive.get_mut(&id) {
+            alive.slept += lasts;
+        }
+        // Who asks is answered with this set once it goes on, if that is soon.
+        if lasts > 20 * SECOND {
+            let State { now, judge, disk, .. } = &mut *state;
+            judge.stops(*now, disk);
+            if let Some(server) = &mut state.server {
+                server.last = None;
+            }
+        }
+        state.after(lasts, Event::Thaw(id));
+    }
+
+    fn thaw(self: &Arc<Self>, id: u64) {
+        {
+            let mut state = self.state.lock();
+            if !state.lives(id) || state.frozen_until.take().is_none() {
+                return;
+            }
+            state.tell("the server goes on");
+            state.note_served();
+            let now = state.now;
+            state.judge.disturbed_at = now;
+            match state.scenario.breakage {
+                Breakage::CountsStops => {}
+                // A command that knows of no server goes by the counts alone.
+                Breakage::NoProof => {
+                    for delay in [SECOND, 10 * SECOND, 20 * SECOND, 29 * SECOND] {
+                        state.after(delay, Event::People(Deed::Rotate));
+                        state.after(delay + 10, Event::Sign);
+                    }
+                }
+                _ => {}
+            }
+        }
+        let counts_stops = self.state.lock().scenario.breakage == Breakage::CountsStops;
+        self.look(counts_stops);
     }
 
     /// At one moment, the second time changes nothing.
@@ -659,45 +751,27 @@ impl State {
         }
     }
 
-    fn set_clock(&mut self) {
-        if self.mishap {
-            return;
-        }
-        let most = *self.chance.pick(&[HOUR, 2 * DAY, 400 * DAY]).unwrap();
-        let by = self.chance.between(-most, most);
-        if !self.judge.doubts_clock(self.now) {
-            self.believed = self.wrong_by;
-        }
-        // A minute is tolerated, and then missing from what was promised; so is one that is left of two
-        // settings.
-        if by.abs().min((self.wrong_by + by - self.believed).abs()) < 2 * MINUTE {
-            return;
-        }
+    pub fn set_clock(&mut self) {
+        let by = self.wrong_clock();
         if self.chance.once_in(2) {
-            self.mishap = true;
-            let delay = self.chance.between(SECOND, 9 * MINUTE);
+            let delay = self.chance.between(SECOND, HOUR);
             self.after(delay, Event::ResetClock(-by));
-        } else if self.wall_millis() + by < BEGINNING * 1_000 {
-            return;
         }
         self.step_clock(by);
     }
 
+    /// By how much a clock may be wrong.
+    pub fn wrong_clock(&mut self) -> i64 {
+        let most = *self.chance.pick(&[MINUTE, HOUR, 2 * DAY, 400 * DAY]).unwrap();
+        self.chance.between(-most, most)
+    }
+
     fn step_clock(&mut self, by: i64) {
         self.tally.clock_steps += 1;
-        self.wrong_by += by;
-        let now = self.now;
-        (self.judge.clock_set_at, self.judge.disturbed_at) = (now, now);
-        if !self.is_up() {
-            // Nobody can tell.
-            self.judge.excuse_all();
-        }
+        // No clock of a machine tells a time before there were any.
+        self.wrong_by = (self.wrong_by + by).max(-self.now - 10 * YEAR);
+        self.judge.clock_set_at = self.now;
         self.tell(format_args!("the clock is set by {by} ms"));
-        // The sweep notices it, and that it lasts.
-        for least in [0, 10 * MINUTE + 10 * SECOND, 12 * MINUTE] {
-            let delay = self.chance.between(0, 10 * SECOND);
-            self.after(least + delay, Event::Look);
-        }
     }
 
     /// From now on, for a while, operations fail.

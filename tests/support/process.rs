@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use jwks_server::clock::{Clock, Moment};
@@ -32,19 +33,32 @@ pub(crate) struct Process {
     slept: Duration,
 }
 
-/// A clock that stands.
-pub(crate) struct Standing(Moment);
+/// A clock that stands, unless somebody waits.
+pub(crate) struct Standing {
+    moment: Moment,
+    waited: AtomicU64,
+}
 
 impl Standing {
     /// The clock of a command, which has just begun.
     pub(crate) fn at(wall: Time) -> Self {
-        Self(Moment { wall, elapsed: Duration::ZERO, with_sleep: Duration::ZERO })
+        Self::of(Moment { wall, elapsed: Duration::ZERO, with_sleep: Duration::ZERO })
+    }
+
+    fn of(moment: Moment) -> Self {
+        Self { moment, waited: AtomicU64::new(0) }
     }
 }
 
 impl Clock for Standing {
     fn now(&self) -> Moment {
-        self.0
+        let waited = Duration::from_secs(self.waited.load(Ordering::Relaxed));
+        Moment { elapsed: self.moment.elapsed + waited, ..self.moment }
+    }
+
+    /// Nobody else does anything meanwhile, so it is over at once.
+    fn pause(&self, _: Duration) {
+        self.waited.fetch_add(60, Ordering::Relaxed);
     }
 }
 
@@ -91,7 +105,7 @@ impl Process {
     }
 
     fn clock(&self) -> Standing {
-        Standing(Moment {
+        Standing::of(Moment {
             wall: self.wall,
             elapsed: self.elapsed,
             with_sleep: self.elapsed + self.slept,

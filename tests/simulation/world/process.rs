@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use chrono::DateTime;
 use jwks_server::clock::{Clock, Moment};
 use jwks_server::store::{Dir, Existing, HeldLock, LockError, NewFile, Os, ReadError, Stamp};
 use parking_lot::MutexGuard;
@@ -27,8 +28,8 @@ pub struct Process {
     world: Arc<World>,
     pub id: u64,
     began: i64,
-    /// For a command that waits: how much time passes whenever it asks for it.
-    pub waits: i64,
+    /// By how much more its wall clock is wrong than that of the server.
+    pub wrong_by: i64,
 }
 
 impl fmt::Debug for Process {
@@ -47,7 +48,7 @@ enum Kind {
 impl Process {
     pub fn of(world: &Arc<World>, id: u64) -> Self {
         let began = world.state.lock().alive[&id].since;
-        Self { world: Arc::clone(world), id, began, waits: 0 }
+        Self { world: Arc::clone(world), id, began, wrong_by: 0 }
     }
 
     /// Time passes, others get their turn, and then the operation is done or not.
@@ -108,19 +109,30 @@ impl Process {
 
 impl Clock for Process {
     fn now(&self) -> Moment {
-        if self.waits > 0 {
-            let mut state = self.world.state.lock();
-            state.now += self.waits;
-            let alive = state.alive.get(&self.id).copied();
-            drop(state);
-            if let Some(alive) = alive {
-                self.world.give_way(alive.who);
-            }
+        self.earlier(0)
+    }
+
+    fn pause(&self, _: Duration) {
+        let mut state = self.world.state.lock();
+        state.now += SECOND;
+        let alive = state.alive.get(&self.id).copied();
+        drop(state);
+        if let Some(alive) = alive {
+            self.world.give_way(alive.who);
         }
+    }
+}
+
+impl Process {
+    /// What its clocks said so long ago.
+    pub fn earlier(&self, ago: i64) -> Moment {
         let state = self.world.state.lock();
-        let elapsed = u64::try_from(state.now - self.began).unwrap();
-        let elapsed = Duration::from_millis(elapsed);
-        Moment { wall: state.wall(), elapsed, with_sleep: elapsed }
+        let slept = state.alive.get(&self.id).map_or(0, |alive| alive.slept);
+        let with_sleep = (state.now - ago - self.began).max(0);
+        let duration = |millis: i64| Duration::from_millis(u64::try_from(millis).unwrap_or(0));
+        let wall = DateTime::from_timestamp_millis(state.wall_millis() - ago + self.wrong_by);
+        let (elapsed, with_sleep) = (duration(with_sleep - slept), duration(with_sleep));
+        Moment { wall: wall.unwrap(), elapsed, with_sleep }
     }
 }
 
@@ -299,7 +311,9 @@ impl Dir for OpenDir {
     fn note(&self, name: &OsStr) -> Option<String> {
         let path = Path::new(NAMES[self.dir]).join(name);
         let state = self.process.world.state.lock();
-        state.locks.contains_key(&path).then(|| state.note.clone())
+        let is_overlooked = state.scenario.breakage == Breakage::NoProof;
+        let is_held = state.locks.contains_key(&path) && !is_overlooked;
+        is_held.then(|| state.note.clone())
     }
 }
 
@@ -312,6 +326,12 @@ impl NewFile for OpenFile {
     fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
         let mut state = self.process.operation(Kind::Changes)?;
         let wall = state.wall_millis();
+        if state.scenario.breakage == Breakage::CountsOn
+            && let Some(counts) = state.counts_on(bytes)
+        {
+            state.disk.append(self.file, counts.as_bytes(), wall);
+            return Ok(());
+        }
         state.disk.append(self.file, bytes, wall);
         Ok(())
     }
@@ -348,5 +368,27 @@ impl Drop for Lock {
         if state.locks.get(&self.path) == Some(&(self.process.id, self.keys_made)) {
             state.locks.remove(&self.path);
         }
+    }
+}
+
+impl State {
+    /// If `bytes` are counts: with what was counted for a retired key before it retired.
+    fn counts_on(&mut self, bytes: &[u8]) -> Option<String> {
+        let text = std::str::from_utf8(bytes).ok()?;
+        let (head, lines) = text.split_once('\n')?;
+        if !head.starts_with("jwks-server time served") {
+            return None;
+        }
+        let mut doctored = format!("{head}\n");
+        for line in lines.lines() {
+            let mut words: Vec<_> = line.split(' ').map(str::to_owned).collect();
+            let most = self.counted.entry(words[0].clone()).or_default();
+            *most = (*most).max(words[3].parse().unwrap());
+            if words[1] == "retired" {
+                words[3] = most.to_string();
+            }
+            doctored += &(words.join(" ") + "\n");
+        }
+        Some(doctored)
     }
 }
