@@ -34,6 +34,10 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 /// How often a test looks for what must come.
 const PACE: Duration = Duration::from_millis(5);
 
+/// Read by whoever works on a directory in this process, written by whoever makes another: a child has the
+/// locks of all threads until it becomes another program, and minutes of virtual time pass in that moment.
+static SPAWNING: parking_lot::RwLock<()> = parking_lot::RwLock::new(());
+
 #[expect(clippy::disallowed_methods, reason = "a test measures what passes")]
 pub(crate) fn now() -> Instant {
     Instant::now()

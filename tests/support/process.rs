@@ -15,6 +15,8 @@ use jwks_server::manager::{Manager, StartError, Unread};
 use jwks_server::snapshot::{Reader, Snapshot};
 use jwks_server::store::{Paths, Store};
 
+use super::SPAWNING;
+
 pub(crate) fn paths(dir: &Path) -> Paths {
     Paths { private_key: dir.join("private_key.pem"), keys_dir: dir.join("keys") }
 }
@@ -89,7 +91,11 @@ impl Process {
     pub(crate) fn try_start(dir: &Path, policy: Policy, wall: Time) -> Result<Self, StartError> {
         let store = Store::new(paths(dir), KeyFormat::Sec1);
         let clock = Standing::at(wall);
-        let (manager, snapshot, health) = Manager::start(store, policy, &clock, Unread::Ignore)?;
+        let started = {
+            let _alone = SPAWNING.read();
+            Manager::start(store, policy, &clock, Unread::Ignore)
+        };
+        let (manager, snapshot, health) = started?;
         let (elapsed, slept) = (Duration::ZERO, Duration::ZERO);
         let mut process = Self { manager, snapshot, health, wall, elapsed, slept };
         process.look();
@@ -101,6 +107,7 @@ impl Process {
     }
 
     pub(crate) fn look(&mut self) -> Duration {
+        let _alone = SPAWNING.read();
         self.manager.reconcile(&self.clock(), None)
     }
 

@@ -63,7 +63,7 @@ impl Server {
     /// The same for a command that leads to the program in the end.
     pub(crate) fn try_spawn(dir: &Path, mut command: Command) -> Start {
         let output = tempfile::tempdir().unwrap();
-        let child = with_output(&mut command, output.path()).spawn().unwrap();
+        let child = spawn(with_output(&mut command, output.path()));
         // From here on it is killed whatever happens.
         let mut server = Self { child, dir: dir.to_owned(), output, port: 0 };
         let port = eventually("the server starts", || {
@@ -251,7 +251,7 @@ pub(crate) fn jwks_with(dir: &Path, args: &[&str], env: &[(&str, &str)]) -> Fini
 /// Runs a prepared command to its end.
 pub(crate) fn finish(mut command: Command) -> Finished {
     let output = tempfile::tempdir().unwrap();
-    let mut child = with_output(&mut command, output.path()).spawn().unwrap();
+    let mut child = spawn(with_output(&mut command, output.path()));
     let deadline = now() + PATIENCE;
     let status = loop {
         if let Some(status) = child.try_wait().unwrap() {
@@ -277,6 +277,12 @@ pub(crate) fn program(dir: &Path, args: &[&str]) -> Command {
         }
     }
     command
+}
+
+/// Between fork and exec a child has the locks that this process holds.
+fn spawn(command: &mut Command) -> Child {
+    let _alone = super::SPAWNING.write();
+    command.spawn().unwrap()
 }
 
 fn with_output<'a>(command: &'a mut Command, output: &Path) -> &'a mut Command {
