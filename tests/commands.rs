@@ -135,7 +135,8 @@ fn rotate_beside_a_server_waits_until_every_verifier_can_know_the_key() {
     let published = published_at(dir.path(), &next);
     let ready = time(&published) + Duration::from_secs(2);
     let told = done(jwks(dir.path(), &["rotate", "--publish-lead", "2h"]));
-    assert!(!told.contains("2h"), "{told}");
+    // A kid may have these letters.
+    assert!(!told.contains(" 2h "), "{told}");
     server.serves(&[&next, &current]);
     observer.finish();
     let activated = eventually("it is recorded", || field(dir.path(), &next, "Activated-At"));
