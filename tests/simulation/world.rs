@@ -648,16 +648,12 @@ impl World {
             state.note_served();
             let now = state.now;
             state.judge.disturbed_at = now;
-            match state.scenario.breakage {
-                Breakage::CountsStops => {}
-                // A command that knows of no server goes by the counts alone.
-                Breakage::NoProof => {
-                    for delay in [SECOND, 10 * SECOND, 20 * SECOND, 29 * SECOND] {
-                        state.after(delay, Event::People(Deed::Rotate));
-                        state.after(delay + 10, Event::Sign);
-                    }
+            // A command that knows of no server goes by the counts alone.
+            if state.scenario.breakage == Breakage::NoProof {
+                for delay in [SECOND, 10 * SECOND, 20 * SECOND, 29 * SECOND] {
+                    state.after(delay, Event::People(Deed::Rotate));
+                    state.after(delay + 10, Event::Sign);
                 }
-                _ => {}
             }
         }
         let counts_stops = self.state.lock().scenario.breakage == Breakage::CountsStops;
