@@ -168,6 +168,13 @@ impl Server {
         log.lines().filter(|line| line.contains(text)).count()
     }
 
+    /// Waits until so many lines of the log have `text` in them, and no more: a thread of its own writes
+    /// them, so that one may come a moment after what it tells of.
+    pub(crate) fn has_logged(&self, text: &str, times: usize) {
+        eventually(text, || (self.logged(text) >= times).then_some(()));
+        assert_eq!(self.logged(text), times, "{text}\n{}", self.log());
+    }
+
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
     }
