@@ -8,7 +8,7 @@
 //! Every test run has 200 years of it, and with `JWKS_SERVER_TESTS=long` 2,000. For as many as wanted:
 //! `SIMULATION_YEARS=1000000 cargo test --profile simulation --features remembered-keys --test
 //! simulation years -- --nocapture`. The feature repeats no arithmetic of a key that it has done for
-//! another issuer, which makes a year cost a third; it changes no history of a seed.
+//! another issuer, which makes a year cost half; it changes no history of a seed.
 
 #![allow(clippy::unwrap_used, reason = "a failed step is a failed test")]
 #![allow(unreachable_pub, reason = "the modules of a test have no other users")]
