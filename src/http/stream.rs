@@ -35,7 +35,7 @@ enum Phase {
     /// The kernel has the whole answer; no read has waited since.
     Answered,
     /// Between an answer and the next request; `parked` once that has lasted for [`PARK_AFTER`], or
-    /// at once beyond [`Limits::ready_connections`].
+    /// at once beyond [`Limits::ready_connections`](super::Limits::ready_connections).
     Idle { since: Instant, parked: bool },
     /// The peer has exceeded a bound.
     Exceeded,
