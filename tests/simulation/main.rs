@@ -80,7 +80,7 @@ fn years_pass_and_no_verifier_rejects_a_valid_signature() {
         println!("{:?}", World::run(&Scenario::of(seed), true).map_err(|told| panic!("{told}")));
         return;
     }
-    let years = from_environment("SIMULATION_YEARS").unwrap_or(form::short_or_long(40, 1_000));
+    let years = from_environment("SIMULATION_YEARS").unwrap_or(form::short_or_long(4, 1_000));
     let first = from_environment("SIMULATION_FROM").unwrap_or(1);
     let (seeds, tally) = simulate(first, i64::try_from(years).unwrap());
     println!("{} years, {seeds} seeds: {tally:?}", tally.time / YEAR);
